@@ -1,0 +1,40 @@
+"""Secrets exist as references until a driver needs the value; a value never prints itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SecretRef:
+    """Where a secret can be read: exactly one of an environment variable, a file, a command."""
+
+    env: str | None = None
+    file: str | None = None
+    command: tuple[str, ...] = ()
+
+    def describe(self) -> str:
+        """The reference in words, safe to print."""
+        if self.env is not None:
+            return f"environment variable {self.env}"
+        if self.file is not None:
+            return f"file {self.file}"
+        return f"command {self.command[0]}" if self.command else "nothing"
+
+
+class Secret:
+    """A resolved value that every printer shows as ``[secret]``."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """The value itself; only drivers call this, at the moment of use."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "[secret]"
+
+    __str__ = __repr__
