@@ -1,1 +1,1 @@
-"""The words every other folder uses: quantities, addresses, digests, positions, problems, errors."""
+"""The shared words: quantities, addresses, digests, positions, problems, errors."""

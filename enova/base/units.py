@@ -84,7 +84,7 @@ def parse_fraction(text: str) -> float:
 
 
 def format_duration(seconds: float) -> str:
-    """``0.4`` as ``400 ms``, ``90`` as ``1m30s``: three significant digits, never a trailing zero."""
+    """``0.4`` as ``400 ms``, ``90`` as ``1m30s``, three significant digits."""
     if seconds < 1:
         return f"{seconds * 1000:.3g} ms"
     if seconds < 60:
