@@ -1,0 +1,327 @@
+"""The spec's grammar: one pydantic model a section. Reference, schema and validation follow it.
+
+In: plain data from ``spec.yaml``. Out: an immutable ``Spec`` in seconds, bytes, tokens and USD/h.
+Descriptions and examples here are what ``enova explain services.chat.goals`` and the published
+JSON Schema show, so they are written for the person who fills the file in.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+from enova.spec.quantity import Bytes, Duration, Fraction, Price, Rate
+
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
+"""Lower-case letters, digits and dashes: it becomes part of URLs, labels and file names."""
+
+
+class Section(BaseModel):
+    """Base of every section: unknown keys are problems, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+
+
+def _or_key(key: str) -> BeforeValidator:
+    """A bare scalar stands for the section's main key: ``model: org/name``."""
+
+    def widen(value: object) -> object:
+        return value if isinstance(value, (dict, Section)) else {key: value}
+
+    return BeforeValidator(widen)
+
+
+class SecretReference(Section):
+    """Where to read a secret when it is needed. The value never enters a plan, record or file."""
+
+    env: str | None = Field(None, description="Name of an environment variable.")
+    file: str | None = Field(None, description="Path of a file holding only the secret.")
+    command: list[str] | None = Field(None, description="Command whose output is the secret.")
+
+
+class Model(Section):
+    """Which model to serve."""
+
+    id: str = Field(
+        description="Hub id, or the path of a local folder with a config.json "
+        "(relative paths start at the spec's folder).",
+        examples=["meta-llama/Llama-3.1-8B-Instruct", "./models/tiny"],
+        min_length=1,
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit on the hub.")
+    quantization: str | None = Field(
+        None,
+        description="Quantization method of the engine; left out, the checkpoint's own.",
+        examples=["fp8"],
+    )
+    max_model_len: int | None = Field(
+        None, gt=0, description="Longest prompt plus answer, in tokens.", examples=[8192]
+    )
+    served_name: str | None = Field(
+        None,
+        description="The `model` clients send; left out, the service's name.",
+        examples=["llama-3.1-8b"],
+    )
+
+
+ArgumentValue = str | int | float | bool
+
+
+class Engine(Section):
+    """The inference server that runs the model."""
+
+    name: Literal["vllm", "emulator"] = Field(
+        "vllm", description="`vllm`, or `emulator` to rehearse without GPUs."
+    )
+    version: str | None = Field(
+        None, description="Engine version; left out, the newest known.", examples=["0.32.0"]
+    )
+    image: str | None = Field(
+        None, description="Container image; the process target does not use one."
+    )
+    executable: str | None = Field(
+        None,
+        description="Path of the engine's program on the process target; left out, it is "
+        "looked up on PATH.",
+    )
+    args: dict[str, ArgumentValue] = Field(
+        default_factory=dict,
+        description="Extra engine arguments without the leading dashes; they win over the "
+        "computed ones.",
+        examples=[{"enforce-eager": True, "max-num-seqs": 64}],
+    )
+    env: dict[str, str | SecretReference] = Field(
+        default_factory=dict,
+        description="Environment of the engine; a secret is written as a reference.",
+        examples=[{"HF_TOKEN": {"env": "HF_TOKEN"}}],
+    )
+    start_timeout: Duration | None = Field(
+        None, description="Longest wait for the first answered token; left out, from model size."
+    )
+
+
+class Lengths(Section):
+    """A distribution of token counts by one or more of its numbers."""
+
+    mean: float | None = Field(None, gt=0, description="Mean, in tokens.", examples=[512])
+    p50: float | None = Field(None, gt=0, description="Median, in tokens.")
+    p95: float | None = Field(None, gt=0, description="95th percentile, in tokens.")
+
+
+class Traffic(Section):
+    """The expected load at the gateway."""
+
+    peak: Rate = Field(description="Highest sustained arrival rate.", examples=["20/s"])
+    mean: Rate | None = Field(None, description="Mean arrival rate; left out, the peak.")
+    input_tokens: Annotated[Lengths, _or_key("mean")] = Field(
+        default_factory=lambda: Lengths(mean=512.0), description="Tokens of a prompt."
+    )
+    output_tokens: Annotated[Lengths, _or_key("mean")] = Field(
+        default_factory=lambda: Lengths(mean=128.0), description="Tokens of an answer."
+    )
+    trace: str | None = Field(
+        None, description="A recorded trace (JSON lines) whose lengths replace the ones above."
+    )
+    prefix_reuse: Fraction = Field(
+        0.0, description="Share of prompt tokens found in the prefix cache.", examples=["30%"]
+    )
+
+
+def _percentile_map(value: object) -> object:
+    """``400ms`` means at the 95th percentile."""
+    return value if isinstance(value, dict) else {"p95": value}
+
+
+Percentile = Literal["p50", "p90", "p95", "p99"]
+AtPercentiles = Annotated[
+    dict[Percentile, Duration], BeforeValidator(_percentile_map), Field(min_length=1)
+]
+
+
+class Goals(Section):
+    """Service-level objectives. A bare duration is meant at p95."""
+
+    ttft: AtPercentiles | None = Field(
+        None, description="Time to first token.", examples=["400ms", {"p95": "400ms"}]
+    )
+    tpot: AtPercentiles | None = Field(
+        None, description="Time per output token: a request's mean after its first token."
+    )
+    itl: AtPercentiles | None = Field(None, description="Latency between two tokens of an answer.")
+    e2e: AtPercentiles | None = Field(None, description="Whole request, arrival to last token.")
+    attainment: Fraction = Field(
+        0.99, description="Share of requests that must meet the goals.", examples=["99%"]
+    )
+    success_rate: Fraction = Field(
+        0.999, description="Share of requests answered without error.", examples=["99.9%"]
+    )
+
+
+class Scale(Section):
+    """Bounds and pace of scaling; the count between them belongs to the reconciler."""
+
+    min: int = Field(1, ge=0, description="Fewest replicas.")
+    max: int | None = Field(None, ge=1, description="Most replicas; left out, what the pool holds.")
+    to_zero: bool = Field(
+        False,
+        description="Stop the last replica when no request came for `idle`; the next request is "
+        "answered 503 with Retry-After while a replica starts.",
+    )
+    warm: int = Field(0, ge=0, description="Serving replicas kept above what traffic needs.")
+    hold: Duration = Field(
+        300.0, description="How long fewer replicas must suffice before one is removed."
+    )
+    idle: Duration = Field(900.0, description="Time without a request before scaling to zero.")
+
+
+class Rollout(Section):
+    """How a change replaces running replicas."""
+
+    surge: int = Field(1, ge=0, description="Replicas started above the count during a change.")
+    max_unavailable: int = Field(
+        0, ge=0, description="Replicas that may be missing during a change."
+    )
+    drain_timeout: Duration = Field(
+        120.0, description="Longest wait for open requests before a replica is stopped."
+    )
+
+
+class Service(Section):
+    """One model behind one endpoint."""
+
+    model: Annotated[Model, _or_key("id")]
+    engine: Annotated[Engine, _or_key("name")] = Field(
+        default_factory=lambda: Engine(), description="The inference server that runs the model."
+    )
+    traffic: Traffic
+    goals: Goals = Field(default_factory=lambda: Goals(), description="What must hold.")
+    scale: Scale = Field(default_factory=lambda: Scale(), description="Bounds of scaling.")
+    rollout: Rollout = Field(default_factory=lambda: Rollout(), description="How changes happen.")
+    priority: int = Field(
+        100, ge=0, le=1000, description="When the pool is short, higher is served first."
+    )
+    protect: bool = Field(
+        False, description="Refuse to remove this service, also when its block is deleted."
+    )
+
+
+class ApiKey(Section):
+    """One key clients may send as `Authorization: Bearer ...`."""
+
+    name: Name = Field(description="Who uses it; shown in logs and metrics instead of the key.")
+    secret: SecretReference
+    rate: Rate | None = Field(None, description="Requests allowed with this key.")
+
+
+class GatewayLimits(Section):
+    """What the gateway refuses."""
+
+    max_body: Bytes = Field(8 * 2**20, description="Largest request body.", examples=["8MiB"])
+    rate: Rate | None = Field(None, description="Requests allowed over the whole gateway.")
+    max_pending: int = Field(1024, gt=0, description="Requests waiting for a replica.")
+    max_requests: int = Field(4096, gt=0, description="Requests open at a time.")
+    idle_timeout: Duration = Field(
+        600.0, description="A stream without a byte for this long is closed."
+    )
+
+
+class Tls(Section):
+    """Certificate of the gateway; TLS 1.2 is the least accepted."""
+
+    certificate: str = Field(description="Path of the PEM certificate chain.")
+    key: str = Field(description="Path of the PEM private key.")
+
+
+class Gateway(Section):
+    """The one door of the stack: `/<service>/v1/...`, or `/v1/...` by the body's `model`."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(9199, ge=1, le=65535, description="Port to listen on.")
+    routing: Literal["least-request", "prefix"] = Field(
+        "least-request",
+        description="`least-request` picks the replica with the fewest open requests for its "
+        "weight; `prefix` keeps equal prompt starts on one replica, with bounded load.",
+    )
+    api_keys: list[ApiKey] = Field(
+        default_factory=list, description="Keys; none means anyone who can connect."
+    )
+    limits: GatewayLimits = Field(default_factory=lambda: GatewayLimits())
+    tls: Tls | None = None
+
+
+class CpuDevice(Section):
+    """A host's processor as a place to run engines."""
+
+    cores: int = Field(gt=0, description="Cores engines may use.")
+    memory: Bytes = Field(description="Memory engines may use.", examples=["24GiB"])
+
+
+class Device(Section):
+    """Some equal GPUs of a host, or its processor."""
+
+    gpu: str | None = Field(
+        None, description="GPU type as in `enova explain gpus`.", examples=["h100-sxm-80gb"]
+    )
+    count: int = Field(1, gt=0, description="How many of them.")
+    cpu: CpuDevice | None = None
+
+
+class Host(Section):
+    """One machine of the pool."""
+
+    name: Name
+    address: str | None = Field(None, description="How to reach it; left out, this machine.")
+    devices: Literal["auto"] | list[Device] = Field(
+        "auto", description="What it has; `auto` asks the NVIDIA driver, then the processor."
+    )
+
+
+class Pool(Section):
+    """Where replicas may run and what that costs."""
+
+    target: Literal["process", "compose", "ansible", "kubernetes"] = Field(
+        "process", description="How replicas are run."
+    )
+    hosts: list[Host] = Field(
+        default_factory=lambda: [Host(name="local", devices="auto")], min_length=1
+    )
+    on_lost_host: Literal["wait", "replace"] = Field(
+        "wait",
+        description="`replace` starts a lost host's replicas elsewhere; `wait` leaves them be.",
+    )
+    prices: dict[str, Price] = Field(
+        default_factory=dict,
+        description="Price of one GPU of a type; it wins over the catalog's.",
+        examples=[{"h100-sxm-80gb": "2.49 USD/h"}],
+    )
+    budget: Price | None = Field(None, description="Most the pool may cost.")
+
+
+class Monitoring(Section):
+    """How the stack is measured."""
+
+    prometheus: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="`auto` runs Prometheus when its program is found, otherwise the reconciler "
+        "reads engines and gateway itself.",
+    )
+    port: int | None = Field(None, ge=1, le=65535, description="Prometheus' port; left out, free.")
+    scrape_interval: Duration = Field(5.0, description="Time between two readings.")
+    retention: Duration = Field(86400.0 * 2, description="How long samples are kept.")
+
+
+class Spec(Section):
+    """One stack: the services, their gateway, the pool they may use and how they are watched."""
+
+    version: Literal[1] = Field(description="Version of this format.")
+    name: Name = Field(description="Name of the stack.")
+    services: dict[Name, Service] = Field(min_length=1, description="The services by name.")
+    gateway: Gateway = Field(default_factory=lambda: Gateway())
+    pool: Pool = Field(default_factory=lambda: Pool())
+    monitoring: Monitoring = Field(default_factory=lambda: Monitoring())
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Spec:
+        """Validate plain data. Raises pydantic.ValidationError; ``spec.load`` turns it around."""
+        return cls.model_validate(data)
