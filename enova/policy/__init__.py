@@ -1,0 +1,1 @@
+"""What should happen when numbers move. State comes in and goes out as a value."""

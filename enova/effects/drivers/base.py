@@ -1,0 +1,41 @@
+"""What a target must be able to do. Drivers know actions, not plans.
+
+``observe`` and ``inventory`` change nothing. ``perform`` does exactly one action and raises
+``ActionFailed`` or ``Unreachable`` with the library's exception as cause. Every driver passes the
+suite in ``tests/contract``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from enova.capacity.inventory import Inventory
+from enova.stack.actions import Action
+from enova.stack.observed import Observed
+
+Progress = Callable[[str], None]
+"""Told phases of a long action in words: ``weights``, ``compile``, ``ready``."""
+
+
+class Driver(Protocol):
+    """One target for one stack."""
+
+    def inventory(self) -> Inventory:
+        """Hosts and devices of the pool, probed where the spec says ``auto``."""
+        ...
+
+    def observe(self) -> Observed:
+        """What of this stack runs now. Foreign processes and containers never appear."""
+        ...
+
+    def perform(self, action: Action, progress: Progress) -> None:
+        """Do one action and return when it is done. Doing it again is harmless.
+
+        Raises ActionFailed (with the last log lines) or Unreachable.
+        """
+        ...
+
+    def logs(self, instance: str, *, tail: int, follow: bool) -> Iterator[str]:
+        """Log lines of an instance or component, oldest first. Raises Refused if there is none."""
+        ...

@@ -1,0 +1,94 @@
+"""When to start a failed replica again, and when a serving one counts as hung.
+
+In: memory of failures and progress by address, what is seen now, the time. Out: which addresses
+must wait (back-off), which instances hang, and the next memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+FIRST_DELAY_S = 1.0
+LONGEST_DELAY_S = 300.0
+FORGET_AFTER_S = 600.0
+HANG_AFTER_S = 60.0
+"""An engine with running requests whose step count stands still this long does no work."""
+
+
+@dataclass(frozen=True)
+class Failures:
+    """Failures of one address in a row, and when the last was seen."""
+
+    count: int
+    last_s: float
+    instance: str
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The last step count of an instance that moved, and when."""
+
+    steps: float
+    at_s: float
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What healing remembers: failures by address, progress by instance id."""
+
+    failures: Mapping[str, Failures] = field(default_factory=dict)
+    progress: Mapping[str, Progress] = field(default_factory=dict)
+
+
+def delay_s(failures: int) -> float:
+    """Wait before start number ``failures`` + 1: nothing after the first failure, then doubling."""
+    if failures <= 1:
+        return 0.0
+    return min(FIRST_DELAY_S * 2.0 ** (failures - 1), LONGEST_DELAY_S)
+
+
+def note_failures(memory: Memory, failed: Mapping[str, str], *, now: float) -> Memory:
+    """Count each newly failed instance once. ``failed`` maps address to instance id."""
+    kept = {
+        address: entry
+        for address, entry in memory.failures.items()
+        if now - entry.last_s < FORGET_AFTER_S or address in failed
+    }
+    for address, instance in failed.items():
+        known = kept.get(address)
+        if known is None:
+            kept[address] = Failures(1, now, instance)
+        elif known.instance != instance:
+            kept[address] = Failures(known.count + 1, now, instance)
+    return replace(memory, failures=kept)
+
+
+def waiting(memory: Memory, *, now: float) -> dict[str, float]:
+    """Addresses that must not be started yet, with the seconds that remain."""
+    left = {
+        address: entry.last_s + delay_s(entry.count) - now
+        for address, entry in memory.failures.items()
+    }
+    return {address: seconds for address, seconds in sorted(left.items()) if seconds > 0}
+
+
+def hung(
+    memory: Memory, steps: Mapping[str, tuple[float | None, float | None]], *, now: float
+) -> tuple[tuple[str, ...], Memory]:
+    """Instances whose steps stand still while requests run. ``steps``: id to (steps, running).
+
+    An instance without numbers keeps its last progress: not knowing is not hanging.
+    """
+    progress = dict(memory.progress)
+    stuck = []
+    for instance, (count, running) in sorted(steps.items()):
+        if count is None or running is None:
+            continue
+        last = progress.get(instance)
+        if last is None or count != last.steps or running == 0:
+            progress[instance] = Progress(count, now)
+        elif now - last.at_s >= HANG_AFTER_S:
+            stuck.append(instance)
+    progress = {instance: value for instance, value in progress.items() if instance in steps}
+    return tuple(stuck), replace(memory, progress=progress)

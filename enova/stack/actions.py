@@ -1,0 +1,156 @@
+"""Steps that change the world: single, nameable, checkable. Drivers know these and nothing else.
+
+Each action carries its address, its cause in words, its place in the graph (``after``), its group
+(what is undone together), the precondition that is checked again before it runs, and a time
+allowance in seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from enova.stack.observed import Placement
+from enova.stack.resources import GatewayResource, PrometheusResource, ReplicaTemplate
+
+
+@dataclass(frozen=True)
+class StartReplica:
+    """Start an engine, detached. Returns when its process or container exists."""
+
+    instance: str
+    template: ReplicaTemplate
+    placement: Placement
+    kind: Literal["start-replica"] = "start-replica"
+
+
+@dataclass(frozen=True)
+class WaitServing:
+    """Wait until the instance answered one token. Fails as soon as it is certain it never will."""
+
+    instance: str
+    kind: Literal["wait-serving"] = "wait-serving"
+
+
+@dataclass(frozen=True)
+class Join:
+    """Put a serving instance into the gateway's membership."""
+
+    service: str
+    instance: str
+    weight: int
+    kind: Literal["join"] = "join"
+
+
+@dataclass(frozen=True)
+class Drain:
+    """Send nothing new to the instance and wait until its open requests ended, or the timeout."""
+
+    service: str
+    instance: str
+    timeout_s: float
+    kind: Literal["drain"] = "drain"
+
+
+@dataclass(frozen=True)
+class Leave:
+    """Take the instance out of the membership."""
+
+    service: str
+    instance: str
+    kind: Literal["leave"] = "leave"
+
+
+@dataclass(frozen=True)
+class StopReplica:
+    """Stop the instance: SIGTERM, then SIGKILL after the grace; remove what belongs to it.
+
+    ``grace_s`` must be longer than the engine's own shutdown timeout.
+    """
+
+    instance: str
+    grace_s: float
+    kind: Literal["stop-replica"] = "stop-replica"
+
+
+@dataclass(frozen=True)
+class StartGateway:
+    """Start Envoy with this configuration, beside a running one if there is one."""
+
+    component: str
+    gateway: GatewayResource
+    kind: Literal["start-gateway"] = "start-gateway"
+
+
+@dataclass(frozen=True)
+class StopGateway:
+    """Drain the listeners of this Envoy, wait for open requests up to ``drain_s``, stop it."""
+
+    component: str
+    drain_s: float
+    kind: Literal["stop-gateway"] = "stop-gateway"
+
+
+@dataclass(frozen=True)
+class StartPrometheus:
+    """Start Prometheus with file_sd over the stack's target files."""
+
+    component: str
+    prometheus: PrometheusResource
+    kind: Literal["start-prometheus"] = "start-prometheus"
+
+
+@dataclass(frozen=True)
+class StopPrometheus:
+    """Stop this Prometheus."""
+
+    component: str
+    kind: Literal["stop-prometheus"] = "stop-prometheus"
+
+
+@dataclass(frozen=True)
+class RemoveStack:
+    """Remove every file of the stack on the target except the journal."""
+
+    kind: Literal["remove-stack"] = "remove-stack"
+
+
+Do = (
+    StartReplica
+    | WaitServing
+    | Join
+    | Drain
+    | Leave
+    | StopReplica
+    | StartGateway
+    | StopGateway
+    | StartPrometheus
+    | StopPrometheus
+    | RemoveStack
+)
+
+
+@dataclass(frozen=True)
+class Action:
+    """One step of a plan.
+
+    ``undo`` runs, in order, when a later action of the same group fails: it is written here so
+    that what is reviewed is also what happens on failure.
+    """
+
+    id: int
+    address: str
+    do: Do
+    cause: str
+    group: str
+    after: tuple[int, ...] = ()
+    timeout_s: float = 60.0
+    expects: str | None = None
+    """Digest the instance or component must still have when the action runs; None: must exist
+    for stops and drains, must not exist for starts."""
+    undo: tuple[Do, ...] = ()
+
+    def line(self) -> str:
+        """The action on one line, the same every time."""
+        waits = ",".join(str(i) for i in self.after) or "-"
+        return f"[{waits}] {self.id} {self.do.kind} {self.address} ({self.cause}) <{self.group}>"

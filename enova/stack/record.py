@@ -1,0 +1,39 @@
+"""What was last applied. Small, versioned, without secrets; the target keeps it.
+
+``serial`` grows by one with every execution, also a failed one. ``document``, ``choices`` and
+``counts`` change only when an execution succeeded, so they always name a state that served.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from enova.base.digest import digest
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """The last applied state of one stack in one environment (``env`` is "" without overlay)."""
+
+    stack: str
+    env: str = ""
+    serial: int = 0
+    document: Mapping[str, object] | None = None
+    """The spec after overlay and interpolation, as plain data; None when nothing is applied."""
+    choices: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """The locked choice of each service, as plain data."""
+    counts: Mapping[str, int] = field(default_factory=dict)
+    """Replicas last ordered, by service. Belongs to the scaler."""
+    protected: tuple[str, ...] = ()
+    applying: bool = False
+    """An execution of this serial began and has not ended."""
+    suspended: tuple[str, ...] = ()
+    schema: int = SCHEMA
+
+    @property
+    def content_digest(self) -> str:
+        """What a saved plan binds to: everything but serial and scaler-owned counts."""
+        return digest([self.document, self.choices, sorted(self.protected)])
