@@ -30,7 +30,6 @@ class Record:
     protected: tuple[str, ...] = ()
     applying: bool = False
     """An execution of this serial began and has not ended."""
-    suspended: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     @property

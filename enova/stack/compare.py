@@ -1,0 +1,337 @@
+"""The differences between what should run and what runs, each with its reason.
+
+In: the stack asked for, the stack last applied, what is observed, intents. Out: one ``Verdict`` a
+slot and component. Comparing never schedules: ``stack.schedule`` turns verdicts into actions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from enova.base import address as addresses
+from enova.stack.observed import Component, Instance, Observed, State
+from enova.stack.owners import Owner, Reason, owner, reason_for
+from enova.stack.record import Record
+from enova.stack.resources import (
+    Fields,
+    GatewayResource,
+    PrometheusResource,
+    Scalar,
+    ServiceResource,
+    Stack,
+)
+
+
+@dataclass(frozen=True)
+class FieldChange:
+    """One field that differs."""
+
+    path: str
+    before: Scalar
+    after: Scalar
+    owner: Owner
+
+
+class Verdict(StrEnum):
+    """What is to be done about one slot or component."""
+
+    KEEP = "keep"
+    START = "start"
+    FINISH = "finish"
+    """It runs and is the right one, but is not yet serving behind the gateway."""
+    REPLACE = "replace"
+    REMOVE = "remove"
+    WEIGH = "weigh"
+
+
+@dataclass(frozen=True)
+class SlotDifference:
+    """One slot: the verdict, the instance it is about, leftovers to clear, and why."""
+
+    address: str
+    verdict: Verdict
+    reason: Reason | None = None
+    instance: Instance | None = None
+    leftovers: tuple[Instance, ...] = ()
+    fields: tuple[FieldChange, ...] = ()
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class ComponentDifference:
+    """The gateway or Prometheus: the verdict, the live one, leftovers to clear, and why."""
+
+    address: str
+    verdict: Verdict
+    reason: Reason | None = None
+    component: Component | None = None
+    leftovers: tuple[Component, ...] = ()
+    fields: tuple[FieldChange, ...] = ()
+
+
+@dataclass(frozen=True)
+class Intents:
+    """What policies want of this plan; empty for a person's plan."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    count_reasons: Mapping[str, str] = field(default_factory=dict)
+    replace: Mapping[str, str] = field(default_factory=dict)
+    """Instance id to reason in words: hung, slow."""
+    deferred: Mapping[str, float] = field(default_factory=dict)
+    """Address to seconds it must still wait before it is started again."""
+
+
+def field_changes(before: Fields, after: Fields) -> tuple[FieldChange, ...]:
+    """The fields that differ, sorted by path."""
+    old, new = dict(before), dict(after)
+    return tuple(
+        FieldChange(path, old.get(path), new.get(path), owner(path))
+        for path in sorted(old.keys() | new.keys())
+        if old.get(path) != new.get(path)
+    )
+
+
+def wanted_count(service: ServiceResource, record: Record, intents: Intents) -> int:
+    """The replica count: the scaler's once the service exists, within the spec's bounds."""
+    if service.name in intents.counts:
+        count = intents.counts[service.name]
+    else:
+        count = record.counts.get(service.name, service.initial_count)
+    return min(max(count, service.least), service.most)
+
+
+@dataclass(frozen=True)
+class Sides:
+    """The three sides of a service's comparison, bar the live one."""
+
+    service: ServiceResource
+    recorded: ServiceResource | None
+    choice_moved: bool
+
+
+def compare_service(
+    sides: Sides, observed: Observed, *, record: Record, intents: Intents, replace_lost: bool
+) -> tuple[SlotDifference, ...]:
+    """A verdict for every slot that has an instance or should have one, sorted by slot."""
+    service = sides.service
+    count = wanted_count(service, record, intents)
+    slots: dict[int, list[Instance]] = {}
+    for instance in observed.of_service(service.name):
+        parsed = addresses.parse_replica(instance.address)
+        if parsed is not None:
+            slots.setdefault(parsed[1], []).append(instance)
+    live = {
+        slot: alive
+        for slot, instances in slots.items()
+        if (alive := [i for i in instances if not _gone(i, replace_lost=replace_lost)])
+    }
+    kept = _kept_slots(live, count, service.template.digest, intents)
+    differences = []
+    for slot in sorted(slots.keys() | kept):
+        here = slots.get(slot, [])
+        differences.append(
+            _slot_difference(
+                addresses.replica(service.name, slot),
+                here,
+                live.get(slot, []),
+                wanted=slot in kept,
+                sides=sides,
+                observed=observed,
+                record=record,
+                intents=intents,
+            )
+        )
+    return tuple(differences)
+
+
+def compare_removed(
+    service: str, observed: Observed, *, reason: Reason
+) -> tuple[SlotDifference, ...]:
+    """Every slot of a service that should not be there at all."""
+    slots: dict[str, list[Instance]] = {}
+    for instance in observed.of_service(service):
+        slots.setdefault(instance.address, []).append(instance)
+    return tuple(
+        SlotDifference(
+            address=address,
+            verdict=Verdict.REMOVE,
+            reason=reason,
+            instance=instances[0],
+            leftovers=tuple(instances[1:]),
+        )
+        for address, instances in sorted(slots.items())
+    )
+
+
+def compare_component(
+    address: str,
+    *,
+    wanted: GatewayResource | PrometheusResource | None,
+    recorded: GatewayResource | PrometheusResource | None,
+    observed: Observed,
+    destroyed: bool,
+) -> ComponentDifference:
+    """The difference of the one gateway or Prometheus a stack has."""
+    digest = wanted.digest if wanted else None
+    there = sorted(
+        (c for c in observed.components if c.address == address),
+        key=lambda c: (c.state is State.EXITED, c.digest != digest, c.id),
+    )
+    live = [c for c in there if c.state is not State.EXITED]
+    if wanted is None:
+        if not there:
+            return ComponentDifference(address, Verdict.KEEP)
+        reason = Reason.DESTROYED if destroyed else Reason.REMOVED
+        return ComponentDifference(address, Verdict.REMOVE, reason, there[0], tuple(there[1:]))
+    if not live:
+        if there:
+            reason = Reason.FAILED_BEFORE
+        else:
+            reason = Reason.NEW if recorded is None else Reason.MISSING
+        fields = field_changes((), wanted.fields()) if reason is Reason.NEW else ()
+        return ComponentDifference(address, Verdict.START, reason, None, tuple(there), fields)
+    current, leftovers = live[0], tuple(c for c in there if c is not live[0])
+    if current.digest == digest:
+        left = Reason.INTERRUPTED if leftovers else None
+        return ComponentDifference(address, Verdict.KEEP, left, current, leftovers)
+    changes = field_changes(current.fields, wanted.fields())
+    reason = reason_for(
+        tuple(change.path for change in changes),
+        asked_moved=recorded is None or recorded.digest != digest,
+        choice_moved=False,
+        live_moved=recorded is None or recorded.digest != current.digest,
+    )
+    return ComponentDifference(address, Verdict.REPLACE, reason, current, leftovers, changes)
+
+
+def _gone(instance: Instance, *, replace_lost: bool) -> bool:
+    return instance.state is State.EXITED or (instance.state is State.UNKNOWN and replace_lost)
+
+
+def _kept_slots(
+    live: Mapping[int, list[Instance]], count: int, digest: str, intents: Intents
+) -> set[int]:
+    """Which slots should hold a replica: the best of those that live, then the lowest free."""
+
+    def badness(slot: int) -> tuple[bool, bool, bool, int]:
+        instances = live[slot]
+        return (
+            all(i.state is not State.SERVING for i in instances),
+            any(i.id in intents.replace for i in instances),
+            all(i.digest != digest for i in instances),
+            slot,
+        )
+
+    kept = set(sorted(live, key=badness)[:count])
+    free = 0
+    while len(kept) < count:
+        if free not in live:
+            kept.add(free)
+        free += 1
+    return kept
+
+
+def _slot_difference(
+    address: str,
+    here: list[Instance],
+    live: list[Instance],
+    *,
+    wanted: bool,
+    sides: Sides,
+    observed: Observed,
+    record: Record,
+    intents: Intents,
+) -> SlotDifference:
+    service = sides.service
+    digest = service.template.digest
+    gone = tuple(i for i in here if i not in live and i.state is State.EXITED)
+    if not wanted:
+        if not live:
+            return SlotDifference(address, Verdict.REMOVE, Reason.ORPHANED, gone[0], gone[1:])
+        reason = Reason.SCALED
+        return SlotDifference(
+            address,
+            Verdict.REMOVE,
+            reason,
+            live[0],
+            (*live[1:], *gone),
+            detail=intents.count_reasons.get(service.name, ""),
+        )
+    if not live:
+        known = record.counts.get(service.name)
+        if gone:
+            reason, detail = Reason.FAILED_BEFORE, gone[0].exit_reason or ""
+        elif any(i.state is State.UNKNOWN for i in here):
+            reason, detail = Reason.HOST_LOST, ""
+        elif known is None or sides.recorded is None:
+            reason, detail = Reason.NEW, ""
+        elif wanted_count(service, record, intents) > known:
+            reason, detail = Reason.SCALED, intents.count_reasons.get(service.name, "")
+        else:
+            reason, detail = Reason.MISSING, ""
+        return SlotDifference(
+            address,
+            Verdict.START,
+            reason,
+            leftovers=gone,
+            fields=field_changes((), service.template.fields()) if reason is Reason.NEW else (),
+            detail=detail,
+        )
+    best = sorted(live, key=lambda i: (i.digest != digest, i.state is not State.SERVING, i.id))
+    current, leftovers = best[0], (*best[1:], *gone)
+    if current.id in intents.replace:
+        return SlotDifference(
+            address,
+            Verdict.REPLACE,
+            Reason.UNHEALTHY,
+            current,
+            leftovers,
+            detail=intents.replace[current.id],
+        )
+    if current.state is State.UNKNOWN:
+        return SlotDifference(address, Verdict.KEEP, None, current, leftovers)
+    if current.digest != digest:
+        changes = field_changes(current.fields, service.template.fields())
+        recorded = sides.recorded.template.digest if sides.recorded else None
+        reason = reason_for(
+            tuple(change.path for change in changes),
+            asked_moved=recorded != digest,
+            choice_moved=sides.choice_moved,
+            live_moved=recorded != current.digest,
+        )
+        return SlotDifference(address, Verdict.REPLACE, reason, current, leftovers, changes)
+    if current.tampered:
+        return SlotDifference(
+            address,
+            Verdict.REPLACE,
+            Reason.DRIFTED,
+            current,
+            leftovers,
+            detail="; ".join(current.tampered),
+        )
+    member = next(
+        (m for m in observed.members.get(service.name, ()) if m.instance == current.id), None
+    )
+    if member is None or member.draining or current.state is State.STARTING:
+        return SlotDifference(address, Verdict.FINISH, Reason.INTERRUPTED, current, leftovers)
+    if member.weight != service.template.weight:
+        changes = (FieldChange("weight", member.weight, service.template.weight, owner("weight")),)
+        moved = sides.recorded is None or sides.recorded.template.weight != service.template.weight
+        reason = Reason.CHOICE_CHANGED if moved else Reason.DRIFTED
+        return SlotDifference(address, Verdict.WEIGH, reason, current, leftovers, changes)
+    return SlotDifference(
+        address,
+        Verdict.KEEP,
+        Reason.INTERRUPTED if leftovers else None,
+        current,
+        leftovers,
+    )
+
+
+def removed_services(stack: Stack, observed: Observed) -> tuple[str, ...]:
+    """Services of which something runs or is a member, but which the stack does not have."""
+    seen = {i.address.split("/", 1)[0] for i in observed.instances if "/" in i.address}
+    seen |= {service for service, members in observed.members.items() if members}
+    return tuple(sorted(seen - {service.name for service in stack.services}))

@@ -1,0 +1,164 @@
+"""The stack a spec and its locked choices ask for.
+
+In: the spec and one ``Choice`` a service. Out: a ``Stack``. The optimizer is never called here:
+production changes only when spec or lock change. Arguments a user wrote in ``engine.args`` win
+over the computed ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from enova.base.digest import plain
+from enova.base.secret import SecretRef
+from enova.capacity.inventory import CPU
+from enova.capacity.sizing.choice import Choice
+from enova.spec.model import Gateway, SecretReference, Service, Spec
+from enova.stack.resources import (
+    GatewayResource,
+    KeyReference,
+    Needs,
+    PrometheusResource,
+    ReplicaTemplate,
+    Rollout,
+    Route,
+    Scalar,
+    ServiceResource,
+    Stack,
+)
+
+MOST_REPLICAS = 64
+"""Upper bound where the spec states none; the pool's room is the real one."""
+
+START_TIMEOUT_S = 300.0
+START_TIMEOUT_PER_GIB_S = 6.0
+"""Grace for a start: a constant for compiling, and reading weights at 170 MiB/s."""
+
+
+def build(spec: Spec, choices: Mapping[str, Choice], *, prometheus: bool) -> Stack:
+    """The resources that should run. ``prometheus``: whether the target can run Prometheus."""
+    services = tuple(
+        _service(name, spec.services[name], choices[name]) for name in sorted(spec.services)
+    )
+    monitoring = spec.monitoring
+    return Stack(
+        name=spec.name,
+        services=services,
+        gateway=_gateway(spec.gateway, services),
+        prometheus=PrometheusResource(
+            port=monitoring.port,
+            scrape_interval_s=monitoring.scrape_interval,
+            retention_s=monitoring.retention,
+        )
+        if prometheus and monitoring.prometheus != "off"
+        else None,
+    )
+
+
+def secret_ref(reference: SecretReference) -> SecretRef:
+    """The spec's reference as the word everybody else uses."""
+    return SecretRef(env=reference.env, file=reference.file, command=tuple(reference.command or ()))
+
+
+def _service(name: str, service: Service, choice: Choice) -> ServiceResource:
+    scale = service.scale
+    least = 0 if scale.to_zero else max(scale.min, 1)
+    most = scale.max if scale.max is not None else MOST_REPLICAS
+    return ServiceResource(
+        name=name,
+        template=_template(name, service, choice),
+        initial_count=min(max(choice.replicas, least), most),
+        least=least,
+        most=most,
+        rollout=Rollout(service.rollout.surge, service.rollout.max_unavailable),
+        priority=service.priority,
+        protect=service.protect,
+    )
+
+
+def _template(name: str, service: Service, choice: Choice) -> ReplicaTemplate:
+    engine = service.engine
+    drain_s = service.rollout.drain_timeout
+    args = _engine_args(choice, shutdown_s=drain_s)
+    args.update(engine.args)
+    env = {**choice.env}
+    env.update({key: value for key, value in engine.env.items() if isinstance(value, str)})
+    secrets = {
+        key: secret_ref(value)
+        for key, value in engine.env.items()
+        if isinstance(value, SecretReference)
+    }
+    on_cpu = choice.device == CPU
+    start_s = engine.start_timeout
+    if start_s is None:
+        start_s = START_TIMEOUT_S + START_TIMEOUT_PER_GIB_S * choice.memory_bytes / 2**30
+    return ReplicaTemplate(
+        service=name,
+        engine=choice.engine,
+        engine_version=choice.engine_version,
+        executable=engine.executable or "",
+        image=engine.image,
+        model=choice.model,
+        served_name=service.model.served_name or name,
+        args=tuple(sorted((flag, value) for flag, value in args.items() if value is not False)),
+        env=tuple(sorted(env.items())),
+        secret_env=tuple(sorted(secrets.items())),
+        needs=Needs(
+            gpu_type=None if on_cpu else choice.device,
+            gpus=0 if on_cpu else choice.devices_per_replica,
+            cores=choice.cores if on_cpu else 0,
+            memory_bytes=choice.memory_bytes if on_cpu else 0,
+        ),
+        start_timeout_s=start_s,
+        drain_timeout_s=drain_s,
+        weight=choice.weight,
+    )
+
+
+def _engine_args(choice: Choice, *, shutdown_s: float) -> dict[str, Scalar]:
+    args: dict[str, Scalar] = {
+        "max-model-len": choice.max_model_len,
+        "max-num-seqs": choice.max_num_seqs,
+        "max-num-batched-tokens": choice.max_num_batched_tokens,
+        "shutdown-timeout": int(shutdown_s),
+    }
+    if choice.emulated:
+        args["kv-blocks"] = choice.kv_blocks
+        args["block-size"] = choice.block_size
+        args["step-law"] = json.dumps(plain(choice.step), sort_keys=True)
+        return args
+    if choice.tensor_parallel > 1:
+        args["tensor-parallel-size"] = choice.tensor_parallel
+    if choice.pipeline_parallel > 1:
+        args["pipeline-parallel-size"] = choice.pipeline_parallel
+    if choice.quantization is not None:
+        args["quantization"] = choice.quantization
+    if choice.kv_cache_dtype != "auto":
+        args["kv-cache-dtype"] = choice.kv_cache_dtype
+    if choice.revision is not None:
+        args["revision"] = choice.revision
+    if choice.kv_cache_memory_bytes is not None:
+        args["kv-cache-memory-bytes"] = choice.kv_cache_memory_bytes
+    elif choice.gpu_memory_utilization is not None:
+        args["gpu-memory-utilization"] = choice.gpu_memory_utilization
+    return args
+
+
+def _gateway(gateway: Gateway, services: tuple[ServiceResource, ...]) -> GatewayResource:
+    return GatewayResource(
+        host=gateway.host,
+        port=gateway.port,
+        routing=gateway.routing,
+        routes=tuple(Route(s.name, s.template.served_name) for s in services),
+        keys=tuple(
+            KeyReference(key.name, secret_ref(key.secret), key.rate) for key in gateway.api_keys
+        ),
+        max_body_bytes=gateway.limits.max_body,
+        rate=gateway.limits.rate,
+        max_pending=gateway.limits.max_pending,
+        max_requests=gateway.limits.max_requests,
+        idle_timeout_s=gateway.limits.idle_timeout,
+        tls_certificate=gateway.tls.certificate if gateway.tls else None,
+        tls_key=gateway.tls.key if gateway.tls else None,
+    )

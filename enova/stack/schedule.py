@@ -1,0 +1,533 @@
+"""Which steps close the gap, in which order, and what is undone when one fails.
+
+In: differences from ``compare`` and the room in the pool. Out: an action graph. The rules:
+
+- A replica joins the gateway only after it served a token. The first new replica of a service
+  proves the change; all others wait for it.
+- Replacing starts the new one first while the pool has room and the rollout has surge; otherwise
+  the old one is drained first, as far as ``max_unavailable`` allows.
+- A replica leaves in the order drain, leave, stop. Adding comes before removing.
+- A group is one replica coming or going. When a step of a coming replica fails, that replica is
+  taken away again; what served goes on serving, because its going waits for the coming.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from enova.base import address as addresses
+from enova.base.digest import digest
+from enova.base.errors import Bug
+from enova.stack.actions import (
+    Action,
+    Do,
+    Drain,
+    Join,
+    Leave,
+    RemoveStack,
+    StartGateway,
+    StartPrometheus,
+    StartReplica,
+    StopGateway,
+    StopPrometheus,
+    StopReplica,
+    WaitServing,
+)
+from enova.stack.compare import ComponentDifference, SlotDifference, Verdict
+from enova.stack.observed import Component, Instance, Observed, Placement, State
+from enova.stack.placement import Room
+from enova.stack.resources import GatewayResource, PrometheusResource, ServiceResource
+
+STOP_MARGIN_S = 15.0
+"""Kill grace beyond the engine's own shutdown timeout, which equals the drain timeout."""
+
+
+@dataclass
+class Graph:
+    """Actions being collected. ``salt`` makes the ids of new instances unique to this plan."""
+
+    salt: str
+    actions: list[Action] = field(default_factory=list)
+
+    def add(
+        self,
+        address: str,
+        do: Do,
+        *,
+        cause: str,
+        group: str,
+        after: Iterable[int] = (),
+        timeout_s: float = 60.0,
+        expects: str | None = None,
+        undo: tuple[Do, ...] = (),
+    ) -> int:
+        """Append one action and return its id."""
+        number = len(self.actions)
+        self.actions.append(
+            Action(
+                id=number,
+                address=address,
+                do=do,
+                cause=cause,
+                group=group,
+                after=tuple(sorted(set(after))),
+                timeout_s=timeout_s,
+                expects=expects,
+                undo=undo,
+            )
+        )
+        return number
+
+    def name(self, address: str, resource_digest: str) -> str:
+        """An id for something this plan starts, unique among plans, the same for equal inputs."""
+        suffix = digest([self.salt, address, resource_digest])[:6]
+        return f"{address.replace('/', '-')}-{suffix}"
+
+
+@dataclass(frozen=True)
+class ServiceSchedule:
+    """What scheduling a service found out beside its actions."""
+
+    room: Room
+    modes: tuple[tuple[str, str], ...] = ()
+    """Address to ``start-first`` or ``stop-first``, for replaced slots."""
+    unplaced: tuple[str, ...] = ()
+    """Addresses for which the pool has no room."""
+    blocked: tuple[str, ...] = ()
+    """Addresses that could only be replaced by serving with fewer than the rollout allows."""
+    most_missing: int = 0
+    """Most serving replicas that are away at a time."""
+
+
+def schedule_service(
+    graph: Graph,
+    service: ServiceResource,
+    *,
+    differences: Sequence[SlotDifference],
+    observed: Observed,
+    room: Room,
+    gate: Sequence[int],
+    deferred: frozenset[str],
+) -> ServiceSchedule:
+    """Add the actions of one service. ``gate``: actions every Join waits for (the gateway)."""
+    _leave_ghosts(graph, service.name, observed)
+    cleared: dict[str, list[int]] = {}
+    for difference in differences:
+        for instance in difference.leftovers:
+            if instance.state is State.EXITED:
+                cleared.setdefault(difference.address, []).append(
+                    _clear(graph, instance, cause="it exited")
+                )
+                room = room.give([instance.placement])
+    proof: list[int] = []
+    unplaced: list[str] = []
+    starts = [d for d in differences if d.verdict is Verdict.START and d.address not in deferred]
+    finishes = [d for d in differences if d.verdict is Verdict.FINISH]
+    for difference in finishes:
+        if difference.instance is not None:
+            proof.append(_finish(graph, service, difference, difference.instance, gate=gate))
+    for difference in starts:
+        taken = room.take(service.template.needs)
+        if taken is None:
+            unplaced.append(difference.address)
+            continue
+        placement, room = taken
+        after = [*cleared.get(difference.address, ()), *proof[:1]]
+        proof.append(_come(graph, service, difference, placement, after=after, gate=gate))
+    for difference in differences:
+        if difference.verdict is Verdict.WEIGH and difference.instance is not None:
+            graph.add(
+                difference.address,
+                Join(service.name, difference.instance.id, service.template.weight),
+                cause=_cause(difference),
+                group=f"{difference.address} weight",
+                after=gate,
+                expects=difference.instance.digest,
+            )
+    replaced = _replace(graph, service, differences=differences, room=room, gate=gate, before=proof)
+    removed_after = proof or list(gate)
+    for difference in differences:
+        if difference.verdict is Verdict.REMOVE:
+            _remove(graph, service.name, difference, service=service, after=removed_after)
+        else:
+            for instance in difference.leftovers:
+                if instance.state is not State.EXITED:
+                    _go(
+                        graph,
+                        instance,
+                        service.name,
+                        cause="a newer one holds its slot",
+                        after=removed_after,
+                        drain_s=service.template.drain_timeout_s,
+                    )
+    return ServiceSchedule(
+        room=replaced.room,
+        modes=replaced.modes,
+        unplaced=(*unplaced, *replaced.unplaced),
+        blocked=replaced.blocked,
+        most_missing=replaced.most_missing,
+    )
+
+
+def schedule_removed(
+    graph: Graph,
+    service: str,
+    *,
+    differences: Sequence[SlotDifference],
+    observed: Observed,
+    after: Sequence[int],
+    drain_s: float,
+) -> None:
+    """Add the actions that take a whole service away."""
+    _leave_ghosts(graph, service, observed)
+    for difference in differences:
+        _remove(graph, service, difference, after=after, drain_s=drain_s)
+
+
+def schedule_gateway(
+    graph: Graph, difference: ComponentDifference, wanted: GatewayResource | None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Add the gateway's actions. Returns those Joins wait for, and those removals wait for."""
+    starts: tuple[int, ...] = ()
+    stops = [
+        _stop_component(graph, c, cause="it exited", after=())
+        for c in difference.leftovers
+        if c.state is State.EXITED
+    ]
+    cause = _component_cause(difference)
+    if wanted is not None and difference.verdict in (Verdict.START, Verdict.REPLACE):
+        name = graph.name(difference.address, wanted.digest)
+        start = graph.add(
+            difference.address,
+            StartGateway(name, wanted),
+            cause=cause,
+            group=difference.address,
+            after=stops,
+            undo=(StopGateway(name, 0.0),),
+        )
+        starts = (start,)
+    for old in (difference.component, *difference.leftovers):
+        if old is None or old.state is State.EXITED:
+            continue
+        if old is difference.component and difference.verdict is not Verdict.REPLACE:
+            continue
+        stops.append(_stop_component(graph, old, cause=cause, after=starts))
+    return starts, (*starts, *stops)
+
+
+def schedule_prometheus(
+    graph: Graph, difference: ComponentDifference, wanted: PrometheusResource | None
+) -> None:
+    """Add Prometheus' actions: the old one goes first, because both would write one database."""
+    cause = _component_cause(difference)
+    stops = []
+    for old in (difference.component, *difference.leftovers):
+        keeps = old is difference.component and difference.verdict is Verdict.KEEP
+        if old is not None and not keeps:
+            stops.append(_stop_component(graph, old, cause=cause, after=()))
+    if wanted is not None and difference.verdict in (Verdict.START, Verdict.REPLACE):
+        name = graph.name(difference.address, wanted.digest)
+        graph.add(
+            difference.address,
+            StartPrometheus(name, wanted),
+            cause=cause,
+            group=difference.address,
+            after=stops,
+            undo=(StopPrometheus(name),),
+        )
+
+
+def schedule_destroyed_components(
+    graph: Graph, differences: Sequence[ComponentDifference], *, drain_s: float
+) -> None:
+    """Stop gateway and Prometheus after every replica went, then remove the stack's files."""
+    after = tuple(action.id for action in graph.actions)
+    stops = []
+    for difference in differences:
+        for old in (difference.component, *difference.leftovers):
+            if old is not None:
+                cause = _component_cause(difference)
+                stops.append(_stop_component(graph, old, cause=cause, after=after, drain_s=drain_s))
+    graph.add("stack", RemoveStack(), cause="destroyed", group="stack", after=(*after, *stops))
+
+
+def _cause(difference: SlotDifference) -> str:
+    words = difference.reason.value if difference.reason else "kept"
+    return f"{words}: {difference.detail}" if difference.detail else words
+
+
+def _component_cause(difference: ComponentDifference) -> str:
+    return difference.reason.value if difference.reason else "kept"
+
+
+def _come(
+    graph: Graph,
+    service: ServiceResource,
+    difference: SlotDifference,
+    placement: Placement,
+    *,
+    after: Sequence[int],
+    gate: Sequence[int],
+) -> int:
+    """Start, wait until it serves, join. Returns the id of the Join."""
+    template = service.template
+    name = graph.name(difference.address, template.digest)
+    cause, group = _cause(difference), f"{difference.address} comes"
+    stop = StopReplica(name, template.drain_timeout_s + STOP_MARGIN_S)
+    start = graph.add(
+        difference.address,
+        StartReplica(name, template, placement),
+        cause=cause,
+        group=group,
+        after=after,
+        undo=(stop,),
+    )
+    wait = graph.add(
+        difference.address,
+        WaitServing(name),
+        cause=cause,
+        group=group,
+        after=[start],
+        timeout_s=template.start_timeout_s,
+        expects=template.digest,
+    )
+    return graph.add(
+        difference.address,
+        Join(service.name, name, template.weight),
+        cause=cause,
+        group=group,
+        after=[wait, *gate],
+        expects=template.digest,
+        undo=(Leave(service.name, name),),
+    )
+
+
+def _finish(
+    graph: Graph,
+    service: ServiceResource,
+    difference: SlotDifference,
+    instance: Instance,
+    *,
+    gate: Sequence[int],
+) -> int:
+    """Bring a right but unfinished replica behind the gateway. Returns the id of the Join."""
+    cause, group = _cause(difference), f"{difference.address} comes"
+    wait = graph.add(
+        difference.address,
+        WaitServing(instance.id),
+        cause=cause,
+        group=group,
+        timeout_s=service.template.start_timeout_s,
+        expects=instance.digest,
+        undo=(
+            (StopReplica(instance.id, STOP_MARGIN_S),) if instance.state is State.STARTING else ()
+        ),
+    )
+    return graph.add(
+        difference.address,
+        Join(service.name, instance.id, service.template.weight),
+        cause=cause,
+        group=group,
+        after=[wait, *gate],
+        expects=instance.digest,
+    )
+
+
+def _go(
+    graph: Graph,
+    instance: Instance,
+    service: str,
+    *,
+    cause: str,
+    after: Sequence[int],
+    drain_s: float,
+) -> int:
+    """Drain, leave, stop. Returns the id of the stop."""
+    group = f"{instance.address} goes"
+    if instance.state is State.UNKNOWN:
+        return graph.add(
+            instance.address,
+            Leave(service, instance.id),
+            cause=cause,
+            group=group,
+            after=after,
+        )
+    drain = graph.add(
+        instance.address,
+        Drain(service, instance.id, drain_s),
+        cause=cause,
+        group=group,
+        after=after,
+        timeout_s=drain_s + STOP_MARGIN_S,
+        expects=instance.digest,
+    )
+    leave = graph.add(
+        instance.address,
+        Leave(service, instance.id),
+        cause=cause,
+        group=group,
+        after=[drain],
+        expects=instance.digest,
+    )
+    return graph.add(
+        instance.address,
+        StopReplica(instance.id, drain_s + STOP_MARGIN_S),
+        cause=cause,
+        group=group,
+        after=[leave],
+        timeout_s=drain_s + 2 * STOP_MARGIN_S,
+        expects=instance.digest,
+    )
+
+
+def _clear(graph: Graph, instance: Instance, *, cause: str) -> int:
+    """Remove what an exited instance left behind."""
+    return graph.add(
+        instance.address,
+        StopReplica(instance.id, STOP_MARGIN_S),
+        cause=cause,
+        group=f"{instance.address} clears",
+        expects=instance.digest,
+    )
+
+
+def _remove(
+    graph: Graph,
+    name: str,
+    difference: SlotDifference,
+    *,
+    after: Sequence[int],
+    service: ServiceResource | None = None,
+    drain_s: float | None = None,
+) -> None:
+    seconds = drain_s if drain_s is not None else 0.0
+    if service is not None:
+        seconds = service.template.drain_timeout_s
+    for instance in (difference.instance, *difference.leftovers):
+        if instance is None:
+            continue
+        if instance.state is State.EXITED:
+            _clear(graph, instance, cause=_cause(difference))
+        else:
+            _go(graph, instance, name, cause=_cause(difference), after=after, drain_s=seconds)
+
+
+def _leave_ghosts(graph: Graph, service: str, observed: Observed) -> None:
+    """Take members out of the gateway whose instance is not running any more."""
+    for member in observed.members.get(service, ()):
+        instance = observed.instance(member.instance)
+        if instance is None or instance.state is State.EXITED:
+            graph.add(
+                instance.address if instance else f"{service}/replica",
+                Leave(service, member.instance),
+                cause="it is not running",
+                group=f"{member.instance} leaves",
+            )
+
+
+def _stop_component(
+    graph: Graph,
+    component: Component,
+    *,
+    cause: str,
+    after: Sequence[int],
+    drain_s: float = 60.0,
+) -> int:
+    if component.address == addresses.GATEWAY:
+        do: Do = StopGateway(component.id, 0.0 if component.state is State.EXITED else drain_s)
+    else:
+        do = StopPrometheus(component.id)
+    return graph.add(
+        component.address,
+        do,
+        cause=cause,
+        group=f"{component.id} goes",
+        after=after,
+        timeout_s=drain_s + STOP_MARGIN_S,
+        expects=component.digest,
+    )
+
+
+def _replace(
+    graph: Graph,
+    service: ServiceResource,
+    *,
+    differences: Sequence[SlotDifference],
+    room: Room,
+    gate: Sequence[int],
+    before: Sequence[int],
+) -> ServiceSchedule:
+    """Replace slots in batches: the first alone, then as many as surge or unavailability allow."""
+    todo = [d for d in differences if d.verdict is Verdict.REPLACE and d.instance is not None]
+    modes: list[tuple[str, str]] = []
+    blocked: list[str] = []
+    wait_for = list(before[:1])
+    missing = 0
+    size = 1
+    while todo:
+        batch, room_after = _start_first_batch(service, todo[:size], room)
+        ends: list[int] = []
+        if batch:
+            for difference, placement in batch:
+                join = _come(graph, service, difference, placement, after=wait_for, gate=gate)
+                ends.append(_old_goes(graph, service, difference, after=[join]))
+                modes.append((difference.address, "start-first"))
+            freed = [d.instance.placement for d, _ in batch if d.instance is not None]
+            room = room_after.give(freed)
+            todo = todo[len(batch) :]
+            size = max(1, service.rollout.surge)
+        else:
+            difference = todo.pop(0)
+            old = difference.instance
+            serves = old is not None and old.state is State.SERVING
+            if serves and service.rollout.max_unavailable < 1:
+                blocked.append(difference.address)
+                continue
+            if old is None:
+                continue
+            freed_room = room.give([old.placement])
+            taken = freed_room.take(service.template.needs)
+            if taken is None:
+                blocked.append(difference.address)
+                continue
+            placement, room = taken
+            gone = _old_goes(graph, service, difference, after=wait_for)
+            ends.append(_come(graph, service, difference, placement, after=[gone], gate=gate))
+            modes.append((difference.address, "stop-first"))
+            missing = max(missing, 1 if serves else 0)
+        wait_for = ends or wait_for
+    return ServiceSchedule(
+        room=room, modes=tuple(modes), blocked=tuple(blocked), most_missing=missing
+    )
+
+
+def _start_first_batch(
+    service: ServiceResource, candidates: Sequence[SlotDifference], room: Room
+) -> tuple[list[tuple[SlotDifference, Placement]], Room]:
+    batch: list[tuple[SlotDifference, Placement]] = []
+    if service.rollout.surge < 1:
+        return batch, room
+    for difference in candidates:
+        taken = room.take(service.template.needs)
+        if taken is None:
+            break
+        placement, room = taken
+        batch.append((difference, placement))
+    return batch, room
+
+
+def _old_goes(
+    graph: Graph, service: ServiceResource, difference: SlotDifference, *, after: Sequence[int]
+) -> int:
+    old = difference.instance
+    if old is None:
+        raise Bug(f"{difference.address}: a replaced slot must have an instance")
+    return _go(
+        graph,
+        old,
+        service.name,
+        cause=_cause(difference),
+        after=after,
+        drain_s=service.template.drain_timeout_s,
+    )
