@@ -82,6 +82,8 @@ class Inputs:
     lock_digest: str = ""
     recommendation: tuple[Mapping[str, object], ...] = ()
     notes: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    """Files the spec was read from, as the user named them."""
 
 
 class Symbol(StrEnum):
@@ -179,6 +181,7 @@ class Plan:
     next_choices: Mapping[str, object] = field(default_factory=dict)
     next_protected: tuple[str, ...] = ()
     recommendation: tuple[Mapping[str, object], ...] = ()
+    sources: tuple[str, ...] = ()
     schema: int = SCHEMA
 
     @property
@@ -349,6 +352,7 @@ def plan(inputs: Inputs) -> Plan:
         next_choices={name: plain(choice) for name, choice in ask.choices.items()} if ask else {},
         next_protected=tuple(s.name for s in stack.services if s.protect),
         recommendation=inputs.recommendation,
+        sources=inputs.sources,
     )
 
 

@@ -1,0 +1,1 @@
+"""How results look. Functions from values to lines; printing and colour happen at the end."""

@@ -25,6 +25,10 @@ class Driver(Protocol):
         """Hosts and devices of the pool, probed where the spec says ``auto``."""
         ...
 
+    def runs_prometheus(self) -> bool:
+        """Whether the target can run Prometheus now: its program or image is there."""
+        ...
+
     def observe(self) -> Observed:
         """What of this stack runs now. Foreign processes and containers never appear."""
         ...

@@ -1,0 +1,127 @@
+"""A plan as text: what was chosen and why, what changes, what the way costs, what to type next.
+
+Three lengths: the summary line, the changes (default), everything (``-v``: every field of what is
+added, and every step).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from enova.cli.views.line import Line, columns
+from enova.stack.plan import MEANING, Change, Plan, Symbol
+
+COLOURS = {
+    Symbol.ADD: "green",
+    Symbol.REMOVE: "red",
+    Symbol.UPDATE: "yellow",
+    Symbol.REPLACE_START_FIRST: "yellow",
+    Symbol.REPLACE_STOP_FIRST: "magenta",
+    Symbol.WAIT: "blue",
+}
+LONGEST_VALUE = 60
+
+
+def plan_lines(plan: Plan, *, verbose: bool = False) -> list[Line]:
+    """The whole plan."""
+    lines = [Line(_title(plan), bold=True)]
+    if plan.is_empty:
+        lines += [Line(), Line("No changes. What runs is what was asked for.")]
+        lines += _counts(plan)
+        return [*lines, *_notes(plan)]
+    lines.append(Line())
+    for change in plan.changes:
+        lines += _change(change, verbose=verbose)
+    lines += _counts(plan)
+    if verbose:
+        lines += [Line(), Line("Steps:"), *(Line(f"  {a.line()}") for a in plan.actions)]
+    lines += _rollout(plan)
+    lines += [Line(), *_legend(plan), Line(summary(plan), bold=True)]
+    return [*lines, *_notes(plan)]
+
+
+def summary(plan: Plan) -> str:
+    """One line: how much changes."""
+    counted = Counter(change.symbol for change in plan.changes)
+    replaced = counted[Symbol.REPLACE_START_FIRST] + counted[Symbol.REPLACE_STOP_FIRST]
+    parts = [
+        f"{counted[Symbol.ADD]} to add",
+        f"{replaced} to replace",
+        f"{counted[Symbol.UPDATE]} to change in place",
+        f"{counted[Symbol.REMOVE]} to remove",
+    ]
+    if counted[Symbol.WAIT]:
+        parts.append(f"{counted[Symbol.WAIT]} waiting")
+    return ", ".join(parts) + "."
+
+
+def _title(plan: Plan) -> str:
+    env = f" ({plan.env})" if plan.env else ""
+    emulated = "  emulated engines" if plan.emulated else ""
+    return f"stack {plan.stack}{env} on target {plan.target}{emulated}"
+
+
+def _change(change: Change, *, verbose: bool) -> Iterable[Line]:
+    colour = COLOURS[change.symbol]
+    detail = f": {change.detail}" if change.detail else ""
+    yield Line(f"{change.symbol.value} {change.address}  {change.reason.value}{detail}", colour)
+    if change.symbol is Symbol.ADD and not verbose:
+        return
+    rows = [
+        (f.path, f"{_value(f.before)} -> {_value(f.after)}", f"owned by {f.owner.value}")
+        for f in change.fields
+    ]
+    for text in columns(rows, indent="    "):
+        yield Line(text)
+
+
+def _value(value: object) -> str:
+    if value is None:
+        return "(none)"
+    text = "true" if value is True else str(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
+
+
+def _counts(plan: Plan) -> list[Line]:
+    rows = [
+        (
+            f"  {count.service}",
+            "replicas",
+            f"{count.serving} serving, {count.wanted} wanted, {count.least} to {count.most}",
+            "owned by the scaler",
+        )
+        for count in plan.counts
+    ]
+    return [Line(text) for text in columns(rows)]
+
+
+def _rollout(plan: Plan) -> list[Line]:
+    if not plan.rollouts:
+        return []
+    lines = [Line()]
+    for note in plan.rollouts:
+        floor = (
+            f"never fewer than {note.lowest_serving} of {note.serving_before} serve"
+            if note.serving_before
+            else "nothing serves yet"
+        )
+        lines.append(
+            Line(
+                f"Rollout of {note.service}: {note.replaced} replaced, the first alone, then "
+                f"{note.at_a_time} at a time; {floor}."
+            )
+        )
+    return lines
+
+
+def _legend(plan: Plan) -> list[Line]:
+    used = {change.symbol for change in plan.changes}
+    words = ", ".join(f"{s.value} {MEANING[s]}" for s in Symbol if s in used)
+    return [Line(words)] if words else []
+
+
+def _notes(plan: Plan) -> list[Line]:
+    lines = [Line(f"Refused: {g.address}: {g.message}", "red") for g in plan.guards]
+    lines += [Line(f"Note: {note}") for note in plan.notes]
+    return [Line(), *lines] if lines else []

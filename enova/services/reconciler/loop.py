@@ -1,0 +1,136 @@
+"""The loop around ``tick``: look, read signals, decide, carry out, remember, wait.
+
+Level-based: every tick starts from what is, so a missed event costs one interval. The lease is
+held only while executing. A stack that was destroyed ends the loop; a lease held by somebody else,
+an unreachable target or a failed action ends only the tick.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from enova.base.errors import EnovaError, Refused
+from enova.effects.clock import Inbox
+from enova.effects.execute import Outcome, StopFlag
+from enova.effects.sources.base import GatewayTarget, SignalSource
+from enova.effects.state.journal import Kind
+from enova.policy import healing
+from enova.policy.scaling import Decision
+from enova.services.reconciler.memory import memory_from_plain, memory_to_plain
+from enova.services.reconciler.tick import Memory, Seen, Tick, tick
+from enova.stack.events import Event
+from enova.stack.plan import Plan
+from enova.workflows.apply import carry_out_held
+from enova.workflows.status import targets
+from enova.workflows.wiring import Gathered, Site, gather
+
+INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True)
+class Report:
+    """One tick in brief, for printing. ``problem`` when it could not end as planned."""
+
+    decisions: dict[str, Decision]
+    plan: Plan | None = None
+    outcome: Outcome | None = None
+    problem: str = ""
+    ended: bool = False
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with beside the site."""
+
+    source: SignalSource
+    gateway: Callable[[], GatewayTarget | None]
+    emit: Callable[[Event], None]
+    tell: Callable[[Report], None]
+    housekeeping: Callable[[], None]
+    """Run once a tick: rotating the gateway's log."""
+
+
+def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVAL_S) -> None:
+    """Tick until told to stop or the stack is gone."""
+    nobody: Inbox[bool] = Inbox()
+    stop.on_request(lambda: nobody.put(True))
+    while not stop.requested:
+        report = once(here, parts, stop=stop)
+        parts.tell(report)
+        if report.ended:
+            return
+        here.clock.take(nobody, interval_s)
+
+
+def once(here: Site, parts: Parts, *, stop: StopFlag) -> Report:
+    """One tick. Errors that end only the tick are in the report."""
+    try:
+        seen = gather(here)
+        if seen.recorded is None:
+            return Report({}, problem="nothing is applied any more", ended=True)
+        memory = memory_from_plain(here.state.read_memory())
+        concluded = _conclude(here, seen, memory, parts)
+        outcome, memory = _act(here, concluded, parts, stop=stop)
+        here.state.write_memory(memory_to_plain(memory))
+        parts.housekeeping()
+    except EnovaError as error:
+        return Report({}, problem=str(error))
+    problem = "" if outcome is None or outcome.succeeded else "a step failed"
+    return Report(dict(concluded.decisions), concluded.plan, outcome, problem)
+
+
+def _conclude(here: Site, seen: Gathered, memory: Memory, parts: Parts) -> Tick:
+    if seen.recorded is None:
+        raise Refused("nothing is applied")
+    now = here.clock.now()
+    signals = parts.source.read(
+        targets(seen.recorded, seen.observed), now=now, gateway=parts.gateway()
+    )
+    return tick(
+        Seen(
+            record=seen.record,
+            applied=seen.recorded,
+            observed=seen.observed,
+            inventory=seen.inventory,
+            signals=signals,
+            prometheus_available=seen.prometheus_available,
+            now=now,
+        ),
+        memory,
+    )
+
+
+def _act(
+    here: Site, concluded: Tick, parts: Parts, *, stop: StopFlag
+) -> tuple[Outcome | None, Memory]:
+    """Carry out the tick's plan, when there is anything in it and nobody else is applying."""
+    made = concluded.plan
+    if not made.actions:
+        return None, concluded.memory
+    with here.lease("enova reconcile").acquire() as held:
+        seen = gather(here)
+        if seen.record.serial != made.serial - 1:
+            raise Refused("something was applied meanwhile; the next tick looks again")
+        for service, decision in sorted(concluded.decisions.items()):
+            counted = next((c for c in made.counts if c.service == service), None)
+            if counted is not None and counted.wanted != seen.record.counts.get(service):
+                detail = {
+                    "replicas": decision.replicas,
+                    "before": seen.record.counts.get(service),
+                    "reason": decision.reason,
+                    "inputs": dict(decision.inputs),
+                }
+                here.journal.append(Kind.DECISION, service, detail)
+        for change in made.changes:
+            if change.reason.value not in ("scaled",):
+                detail = {"reason": change.reason.value, "detail": change.detail}
+                here.journal.append(Kind.HEAL, change.address, detail)
+        outcome = carry_out_held(made, here, seen, held=held, emit=parts.emit, stop=stop)
+    failed = {
+        action.address: f"{action.address}@{made.serial}"
+        for action in made.actions
+        if action.id in outcome.failed
+    }
+    healed = healing.note_failures(concluded.memory.healing, failed, now=here.clock.now())
+    return outcome, replace(concluded.memory, healing=healed)

@@ -1,0 +1,148 @@
+"""One tick of the reconciler as a pure function of what was seen.
+
+In: what was last applied, what runs, signals, the memory of earlier ticks, the time. Out: a plan
+(the same ``stack.plan.plan`` every verb calls), the decisions that led to it, the next memory.
+The reconciler is not a second engine: it only supplies intents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from enova.base import address as addresses
+from enova.capacity.inventory import Inventory
+from enova.policy import healing, scaling
+from enova.policy.signals import Signals
+from enova.spec.model import Service
+from enova.stack.compare import Intents
+from enova.stack.observed import Instance, Observed, State
+from enova.stack.plan import Ask, Inputs, Plan, plan
+from enova.stack.record import Record
+
+UNHEALTHY_AFTER_S = 30.0
+"""An instance that served and has not answered for this long is replaced."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What the reconciler carries from tick to tick."""
+
+    scaling: Mapping[str, scaling.Memory] = field(default_factory=dict)
+    healing: healing.Memory = field(default_factory=healing.Memory)
+    unhealthy_since: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Everything a tick looks at. ``now`` in seconds since the epoch."""
+
+    record: Record
+    applied: Ask
+    observed: Observed
+    inventory: Inventory
+    signals: Mapping[str, Signals]
+    prometheus_available: bool
+    now: float
+
+
+@dataclass(frozen=True)
+class Tick:
+    """What a tick concluded."""
+
+    plan: Plan
+    decisions: Mapping[str, scaling.Decision]
+    memory: Memory
+
+
+def tick(seen: Seen, memory: Memory) -> Tick:
+    """Decide counts and replacements from what was seen, and plan them."""
+    counts: dict[str, int] = {}
+    reasons: dict[str, str] = {}
+    decisions: dict[str, scaling.Decision] = {}
+    scaled: dict[str, scaling.Memory] = {}
+    for name, service in sorted(seen.applied.spec.services.items()):
+        choice = seen.applied.choices[name]
+        current = seen.record.counts.get(name, choice.replicas)
+        instances = seen.observed.of_service(name)
+        decision, scaled[name] = scaling.decide(
+            memory.scaling.get(name, scaling.Memory()),
+            seen.signals.get(name) or Signals(at_s=seen.now, window_s=0.0),
+            table=scaling.CapacityTable(per_replica_rate=choice.rate_per_replica),
+            bounds=_bounds(service, instances),
+            supply=_supply(instances),
+            current=current,
+            now=seen.now,
+        )
+        counts[name], decisions[name] = decision.replicas, decision
+        if decision.replicas != current:
+            reasons[name] = decision.reason
+    healed, replace, unhealthy = _heal(seen, memory)
+    intents = Intents(
+        counts=counts,
+        count_reasons=reasons,
+        replace=replace,
+        deferred=healing.waiting(healed, now=seen.now),
+    )
+    made = plan(
+        Inputs(
+            stack=seen.record.stack,
+            env=seen.record.env,
+            ask=seen.applied,
+            record=seen.record,
+            recorded=seen.applied,
+            observed=seen.observed,
+            inventory=seen.inventory,
+            prometheus_available=seen.prometheus_available,
+            intents=intents,
+        )
+    )
+    return Tick(made, decisions, Memory(scaled, healed, unhealthy))
+
+
+def _bounds(service: Service, instances: tuple[Instance, ...]) -> scaling.Bounds:
+    scale = service.scale
+    most = scale.max if scale.max is not None else max(64, len(instances))
+    return scaling.Bounds(
+        least=scale.min,
+        most=most,
+        warm=scale.warm,
+        hold_s=scale.hold,
+        to_zero=scale.to_zero,
+        idle_s=scale.idle,
+    )
+
+
+def _supply(instances: tuple[Instance, ...]) -> scaling.Supply:
+    return scaling.Supply(
+        serving=sum(1 for i in instances if i.state is State.SERVING),
+        starting=sum(1 for i in instances if i.state is State.STARTING),
+    )
+
+
+def _heal(
+    seen: Seen, memory: Memory
+) -> tuple[healing.Memory, dict[str, str], dict[str, float]]:
+    """Back-off of failed slots, and instances to replace because they do no work."""
+    replicas = [i for i in seen.observed.instances if addresses.parse_replica(i.address)]
+    failed = {i.address: i.id for i in replicas if i.state is State.EXITED}
+    healed = healing.note_failures(memory.healing, failed, now=seen.now)
+    steps = {
+        instance: (numbers.steps, numbers.running)
+        for signals in seen.signals.values()
+        for instance, numbers in signals.replicas.items()
+    }
+    stuck, healed = healing.hung(healed, steps, now=seen.now)
+    replace = {
+        instance: f"its step count stood still for {healing.HANG_AFTER_S:.0f} s with requests open"
+        for instance in stuck
+    }
+    unhealthy = {
+        i.id: memory.unhealthy_since.get(i.id, seen.now)
+        for i in replicas
+        if i.state is State.UNHEALTHY
+    }
+    for instance, since in unhealthy.items():
+        if seen.now - since >= UNHEALTHY_AFTER_S:
+            replace[instance] = f"it has not answered for {seen.now - since:.0f} s"
+    return healed, replace, unhealthy
