@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from enova.base.digest import plain
 from enova.base.secret import SecretRef
+from enova.capacity.catalog import engines
 from enova.capacity.inventory import CPU
 from enova.capacity.sizing.choice import Choice
 from enova.spec.model import Gateway, SecretReference, Service, Spec
@@ -117,32 +118,37 @@ def _template(name: str, service: Service, choice: Choice) -> ReplicaTemplate:
 
 
 def _engine_args(choice: Choice, *, shutdown_s: float) -> dict[str, Scalar]:
-    args: dict[str, Scalar] = {
-        "max-model-len": choice.max_model_len,
-        "max-num-seqs": choice.max_num_seqs,
-        "max-num-batched-tokens": choice.max_num_batched_tokens,
-        "shutdown-timeout": int(shutdown_s),
+    """The computed arguments, spelled as this version of the engine spells them."""
+    flags = engines.facts(choice.engine, choice.engine_version).flags
+    values: dict[str, Scalar] = {
+        "max_model_len": choice.max_model_len,
+        "max_num_seqs": choice.max_num_seqs,
+        "max_num_batched_tokens": choice.max_num_batched_tokens,
+        "shutdown_timeout": int(shutdown_s),
     }
     if choice.emulated:
-        args["kv-blocks"] = choice.kv_blocks
-        args["block-size"] = choice.block_size
-        args["step-law"] = json.dumps(plain(choice.step), sort_keys=True)
-        return args
-    if choice.tensor_parallel > 1:
-        args["tensor-parallel-size"] = choice.tensor_parallel
-    if choice.pipeline_parallel > 1:
-        args["pipeline-parallel-size"] = choice.pipeline_parallel
-    if choice.quantization is not None:
-        args["quantization"] = choice.quantization
-    if choice.kv_cache_dtype != "auto":
-        args["kv-cache-dtype"] = choice.kv_cache_dtype
-    if choice.revision is not None:
-        args["revision"] = choice.revision
-    if choice.kv_cache_memory_bytes is not None:
-        args["kv-cache-memory-bytes"] = choice.kv_cache_memory_bytes
-    elif choice.gpu_memory_utilization is not None:
-        args["gpu-memory-utilization"] = choice.gpu_memory_utilization
-    return args
+        values["kv_blocks"] = choice.kv_blocks
+        values["block_size"] = choice.block_size
+        values["step"] = json.dumps(plain(choice.step), sort_keys=True)
+    else:
+        values["tensor_parallel"] = _above_one(choice.tensor_parallel)
+        values["pipeline_parallel"] = _above_one(choice.pipeline_parallel)
+        values["quantization"] = choice.quantization
+        values["revision"] = choice.revision
+        values["kv_cache_dtype"] = (
+            None if choice.kv_cache_dtype == "auto" else choice.kv_cache_dtype
+        )
+        values["kv_cache_memory_bytes"] = choice.kv_cache_memory_bytes
+        values["gpu_memory_utilization"] = choice.gpu_memory_utilization
+    return {
+        flags[field]: value
+        for field, value in values.items()
+        if value is not None and field in flags
+    }
+
+
+def _above_one(ways: int) -> int | None:
+    return ways if ways > 1 else None
 
 
 def _gateway(gateway: Gateway, services: tuple[ServiceResource, ...]) -> GatewayResource:

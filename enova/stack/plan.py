@@ -218,7 +218,7 @@ def plan(inputs: Inputs) -> Plan:
     recorded = _stack(inputs.recorded, inputs)
     base = _base(inputs)
     graph = Graph(salt=digest([base, inputs.record.serial]))
-    room = Room(inputs.inventory, tuple(_held(inputs.observed)))
+    room = Room.of(inputs.inventory, _held(inputs.observed))
     destroyed = inputs.ask is None
     changes: list[Change] = []
     guards: list[Guard] = []
@@ -252,13 +252,14 @@ def plan(inputs: Inputs) -> Plan:
         if recorded.service(name) is None and not destroyed:
             reason = Reason.ORPHANED
         gone = compare_removed(name, inputs.observed, reason=reason)
-        schedule_removed(
+        room = schedule_removed(
             graph,
             name,
             differences=gone,
             observed=inputs.observed,
             after=settled,
             drain_s=DESTROY_DRAIN_S,
+            room=room,
         )
         changes += [_slot_change(difference) for difference in gone]
         if name in inputs.record.protected:
@@ -400,7 +401,7 @@ def _base(inputs: Inputs) -> Base:
 
 
 def _held(observed: Observed) -> list[Placement]:
-    return [i.placement for i in observed.instances]
+    return [i.placement for i in observed.instances if i.state is not State.EXITED]
 
 
 def _choice_moved(service: str, inputs: Inputs) -> bool:

@@ -36,7 +36,7 @@ from enova.stack.actions import (
 )
 from enova.stack.compare import ComponentDifference, SlotDifference, Verdict
 from enova.stack.observed import Component, Instance, Observed, Placement, State
-from enova.stack.placement import Room
+from enova.stack.placement import Room, Taken
 from enova.stack.resources import GatewayResource, PrometheusResource, ServiceResource
 
 STOP_MARGIN_S = 15.0
@@ -115,11 +115,10 @@ def schedule_service(
     cleared: dict[str, list[int]] = {}
     for difference in differences:
         for instance in difference.leftovers:
-            if instance.state is State.EXITED:
+            if instance.state is State.EXITED and difference.verdict is not Verdict.REMOVE:
                 cleared.setdefault(difference.address, []).append(
                     _clear(graph, instance, cause="it exited")
                 )
-                room = room.give([instance.placement])
     proof: list[int] = []
     unplaced: list[str] = []
     starts = [d for d in differences if d.verdict is Verdict.START and d.address not in deferred]
@@ -132,9 +131,9 @@ def schedule_service(
         if taken is None:
             unplaced.append(difference.address)
             continue
-        placement, room = taken
-        after = [*cleared.get(difference.address, ()), *proof[:1]]
-        proof.append(_come(graph, service, difference, placement, after=after, gate=gate))
+        room = taken.room
+        after = [*cleared.get(difference.address, ()), *proof[:1], *taken.after]
+        proof.append(_come(graph, service, difference, taken.placement, after=after, gate=gate))
     for difference in differences:
         if difference.verdict is Verdict.WEIGH and difference.instance is not None:
             graph.add(
@@ -146,23 +145,28 @@ def schedule_service(
                 expects=difference.instance.digest,
             )
     replaced = _replace(graph, service, differences=differences, room=room, gate=gate, before=proof)
+    room = replaced.room
     removed_after = proof or list(gate)
+    drain_s = service.template.drain_timeout_s
     for difference in differences:
         if difference.verdict is Verdict.REMOVE:
-            _remove(graph, service.name, difference, service=service, after=removed_after)
+            going = [i for i in (difference.instance, *difference.leftovers) if i is not None]
+            cause = _cause(difference)
         else:
-            for instance in difference.leftovers:
-                if instance.state is not State.EXITED:
-                    _go(
-                        graph,
-                        instance,
-                        service.name,
-                        cause="a newer one holds its slot",
-                        after=removed_after,
-                        drain_s=service.template.drain_timeout_s,
-                    )
+            going = [i for i in difference.leftovers if i.state is not State.EXITED]
+            cause = "a newer one holds its slot"
+        for instance in going:
+            room = _remove(
+                graph,
+                service.name,
+                instance,
+                cause=cause,
+                after=removed_after,
+                drain_s=drain_s,
+                room=room,
+            )
     return ServiceSchedule(
-        room=replaced.room,
+        room=room,
         modes=replaced.modes,
         unplaced=(*unplaced, *replaced.unplaced),
         blocked=replaced.blocked,
@@ -178,11 +182,23 @@ def schedule_removed(
     observed: Observed,
     after: Sequence[int],
     drain_s: float,
-) -> None:
-    """Add the actions that take a whole service away."""
+    room: Room,
+) -> Room:
+    """Add the actions that take a whole service away. Returns the room that leaves."""
     _leave_ghosts(graph, service, observed)
     for difference in differences:
-        _remove(graph, service, difference, after=after, drain_s=drain_s)
+        for instance in (difference.instance, *difference.leftovers):
+            if instance is not None:
+                room = _remove(
+                    graph,
+                    service,
+                    instance,
+                    cause=_cause(difference),
+                    after=after,
+                    drain_s=drain_s,
+                    room=room,
+                )
+    return room
 
 
 def schedule_gateway(
@@ -394,23 +410,20 @@ def _clear(graph: Graph, instance: Instance, *, cause: str) -> int:
 
 def _remove(
     graph: Graph,
-    name: str,
-    difference: SlotDifference,
+    service: str,
+    instance: Instance,
     *,
+    cause: str,
     after: Sequence[int],
-    service: ServiceResource | None = None,
-    drain_s: float | None = None,
-) -> None:
-    seconds = drain_s if drain_s is not None else 0.0
-    if service is not None:
-        seconds = service.template.drain_timeout_s
-    for instance in (difference.instance, *difference.leftovers):
-        if instance is None:
-            continue
-        if instance.state is State.EXITED:
-            _clear(graph, instance, cause=_cause(difference))
-        else:
-            _go(graph, instance, name, cause=_cause(difference), after=after, drain_s=seconds)
+    drain_s: float,
+    room: Room,
+) -> Room:
+    """Take one instance away. Returns the room that leaves."""
+    if instance.state is State.EXITED:
+        _clear(graph, instance, cause=cause)
+        return room
+    gone = _go(graph, instance, service, cause=cause, after=after, drain_s=drain_s)
+    return room.free(instance.placement, gone)
 
 
 def _leave_ghosts(graph: Graph, service: str, observed: Observed) -> None:
@@ -459,41 +472,50 @@ def _replace(
     before: Sequence[int],
 ) -> ServiceSchedule:
     """Replace slots in batches: the first alone, then as many as surge or unavailability allow."""
-    todo = [d for d in differences if d.verdict is Verdict.REPLACE and d.instance is not None]
+    todo = [
+        (d, d.instance)
+        for d in differences
+        if d.verdict is Verdict.REPLACE and d.instance is not None
+    ]
     modes: list[tuple[str, str]] = []
     blocked: list[str] = []
     wait_for = list(before[:1])
     missing = 0
-    size = 1
+    size = 1 if service.rollout.surge else 0
     while todo:
-        batch, room_after = _start_first_batch(service, todo[:size], room)
         ends: list[int] = []
-        if batch:
-            for difference, placement in batch:
-                join = _come(graph, service, difference, placement, after=wait_for, gate=gate)
-                ends.append(_old_goes(graph, service, difference, after=[join]))
-                modes.append((difference.address, "start-first"))
-            freed = [d.instance.placement for d, _ in batch if d.instance is not None]
-            room = room_after.give(freed)
-            todo = todo[len(batch) :]
-            size = max(1, service.rollout.surge)
-        else:
-            difference = todo.pop(0)
-            old = difference.instance
-            serves = old is not None and old.state is State.SERVING
-            if serves and service.rollout.max_unavailable < 1:
-                blocked.append(difference.address)
-                continue
-            if old is None:
-                continue
-            freed_room = room.give([old.placement])
-            taken = freed_room.take(service.template.needs)
+        batch: list[tuple[SlotDifference, Instance, Taken]] = []
+        for difference, old in todo[:size]:
+            taken = room.take(service.template.needs)
             if taken is None:
+                break
+            room = taken.room
+            batch.append((difference, old, taken))
+        for difference, old, taken in batch:
+            after = [*wait_for, *taken.after]
+            join = _come(graph, service, difference, taken.placement, after=after, gate=gate)
+            gone = _old_goes(graph, service, difference, old, after=[join])
+            room = room.free(old.placement, gone)
+            ends.append(gone)
+            modes.append((difference.address, "start-first"))
+        if batch:
+            todo = todo[len(batch) :]
+            size = service.rollout.surge
+        else:
+            difference, old = todo.pop(0)
+            serves = old.state is State.SERVING
+            fits = room.without(old.placement).take(service.template.needs) is not None
+            if not fits or (serves and service.rollout.max_unavailable < 1):
                 blocked.append(difference.address)
                 continue
-            placement, room = taken
-            gone = _old_goes(graph, service, difference, after=wait_for)
-            ends.append(_come(graph, service, difference, placement, after=[gone], gate=gate))
+            gone = _old_goes(graph, service, difference, old, after=wait_for)
+            in_its_place = room.free(old.placement, gone).take(service.template.needs)
+            if in_its_place is None:
+                raise Bug(f"{difference.address}: what fits without the old one must fit after it")
+            room = in_its_place.room
+            after = [gone, *in_its_place.after]
+            place = in_its_place.placement
+            ends.append(_come(graph, service, difference, place, after=after, gate=gate))
             modes.append((difference.address, "stop-first"))
             missing = max(missing, 1 if serves else 0)
         wait_for = ends or wait_for
@@ -502,27 +524,14 @@ def _replace(
     )
 
 
-def _start_first_batch(
-    service: ServiceResource, candidates: Sequence[SlotDifference], room: Room
-) -> tuple[list[tuple[SlotDifference, Placement]], Room]:
-    batch: list[tuple[SlotDifference, Placement]] = []
-    if service.rollout.surge < 1:
-        return batch, room
-    for difference in candidates:
-        taken = room.take(service.template.needs)
-        if taken is None:
-            break
-        placement, room = taken
-        batch.append((difference, placement))
-    return batch, room
-
-
 def _old_goes(
-    graph: Graph, service: ServiceResource, difference: SlotDifference, *, after: Sequence[int]
+    graph: Graph,
+    service: ServiceResource,
+    difference: SlotDifference,
+    old: Instance,
+    *,
+    after: Sequence[int],
 ) -> int:
-    old = difference.instance
-    if old is None:
-        raise Bug(f"{difference.address}: a replaced slot must have an instance")
     return _go(
         graph,
         old,

@@ -87,7 +87,7 @@ def carry_out(
         _refuse_moved(shown, fresh)
         refuse_guards(fresh)
         outcome = carry_out_held(fresh, here, seen, held=held, emit=emit, stop=stop)
-    if fresh.destroys and outcome.succeeded:
+    if fresh.destroys and outcome.result == "succeeded":
         here.lease(command).clear()
     return Applied(fresh, outcome)
 
@@ -110,8 +110,15 @@ def carry_out_held(
         here.journal.note(event)
         emit(event)
 
-    outcome = execute(made.actions, here.driver, clock=here.clock, emit=tell, stop=stop)
-    if not outcome.succeeded:
+    outcome = execute(
+        made.actions,
+        here.driver,
+        clock=here.clock,
+        emit=tell,
+        stop=stop,
+        permitted=held.check,
+    )
+    if outcome.result != "succeeded":
         here.state.write(replace(begun, applying=False), held)
     elif made.destroys:
         here.state.forget(held)

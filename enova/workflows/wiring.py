@@ -121,7 +121,7 @@ def named(surroundings: Surroundings, target: str, *, env: str) -> Named:
 
     Raises SpecError for a wrong spec, Refused when nothing fits or more than one does.
     """
-    if target == STDIN or Path(target).exists() and (target != FOLDER or _has_spec()):
+    if target == STDIN or (Path(target).exists() and (target != FOLDER or _has_spec())):
         found = read(Source(target, env), surroundings.environment)
         return Named(found.spec.name, env, found)
     known = list_stacks(surroundings.root)

@@ -54,7 +54,7 @@ class Parts:
 def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVAL_S) -> None:
     """Tick until told to stop or the stack is gone."""
     nobody: Inbox[bool] = Inbox()
-    stop.on_request(lambda: nobody.put(True))
+    stop.listen(lambda: nobody.put(True))
     while not stop.requested:
         report = once(here, parts, stop=stop)
         parts.tell(report)
@@ -76,7 +76,9 @@ def once(here: Site, parts: Parts, *, stop: StopFlag) -> Report:
         parts.housekeeping()
     except EnovaError as error:
         return Report({}, problem=str(error))
-    problem = "" if outcome is None or outcome.succeeded else "a step failed"
+    problem = ""
+    if outcome is not None and outcome.result != "succeeded":
+        problem = "; ".join(failure.reason for failure in outcome.failures) or outcome.result
     return Report(dict(concluded.decisions), concluded.plan, outcome, problem)
 
 
@@ -127,10 +129,11 @@ def _act(
                 detail = {"reason": change.reason.value, "detail": change.detail}
                 here.journal.append(Kind.HEAL, change.address, detail)
         outcome = carry_out_held(made, here, seen, held=held, emit=parts.emit, stop=stop)
+    broken = {failure.action for failure in outcome.failures if failure.performed}
     failed = {
         action.address: f"{action.address}@{made.serial}"
         for action in made.actions
-        if action.id in outcome.failed
+        if action.id in broken
     }
     healed = healing.note_failures(concluded.memory.healing, failed, now=here.clock.now())
     return outcome, replace(concluded.memory, healing=healed)

@@ -120,9 +120,7 @@ def _supply(instances: tuple[Instance, ...]) -> scaling.Supply:
     )
 
 
-def _heal(
-    seen: Seen, memory: Memory
-) -> tuple[healing.Memory, dict[str, str], dict[str, float]]:
+def _heal(seen: Seen, memory: Memory) -> tuple[healing.Memory, dict[str, str], dict[str, float]]:
     """Back-off of failed slots, and instances to replace because they do no work."""
     replicas = [i for i in seen.observed.instances if addresses.parse_replica(i.address)]
     failed = {i.address: i.id for i in replicas if i.state is State.EXITED}
@@ -133,10 +131,8 @@ def _heal(
         for instance, numbers in signals.replicas.items()
     }
     stuck, healed = healing.hung(healed, steps, now=seen.now)
-    replace = {
-        instance: f"its step count stood still for {healing.HANG_AFTER_S:.0f} s with requests open"
-        for instance in stuck
-    }
+    seconds = f"{healing.HANG_AFTER_S:.0f} s"
+    replace = dict.fromkeys(stuck, f"no engine step for {seconds} with requests open")
     unhealthy = {
         i.id: memory.unhealthy_since.get(i.id, seen.now)
         for i in replicas

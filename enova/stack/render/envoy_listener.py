@@ -1,0 +1,298 @@
+"""The client side: the listener, its filters in order, TLS and the access log.
+
+In: settings and the text of the script. Out: listeners as data. Order of a request: internal
+headers stripped, API key, rate limit, script (reads the body), router. Nothing in here touches
+the body of an answer, so streams pass as they come.
+"""
+
+from __future__ import annotations
+
+from enova.stack.render.envoy_clusters import seconds
+from enova.stack.render.envoy_errors import error_table
+from enova.stack.render.envoy_routes import route_table
+from enova.stack.render.envoy_secrets import (
+    API_KEY_TYPE,
+    API_KEYS,
+    CERTIFICATE,
+    CLIENT_METADATA,
+)
+from enova.stack.render.envoy_settings import GatewaySettings, RateLimit
+
+Document = dict[str, object]
+
+ACCESS_LOG_FIELDS: dict[str, str] = {
+    "start": "%START_TIME(%s.%3f)%",
+    "service": "%UPSTREAM_CLUSTER%",
+    "route": "%ROUTE_NAME%",
+    "instance": "%UPSTREAM_METADATA(enova:instance)%",
+    "upstream": "%UPSTREAM_HOST%",
+    "method": "%REQ(:METHOD)%",
+    "path": "%PATH(NQ:PATH)%",
+    "status": "%RESPONSE_CODE%",
+    "request_bytes": "%BYTES_RECEIVED%",
+    "response_bytes": "%BYTES_SENT%",
+    "first_byte_ms": "%RESPONSE_DURATION%",
+    "duration_ms": "%DURATION%",
+    "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+    "flags": "%RESPONSE_FLAGS%",
+    "details": "%RESPONSE_CODE_DETAILS%",
+    "request_id": "%REQ(X-REQUEST-ID)%",
+    "model": "%DYNAMIC_METADATA(enova:model)%",
+    "stream": "%DYNAMIC_METADATA(enova:stream)%",
+    "client": f"%DYNAMIC_METADATA({':'.join(CLIENT_METADATA)})%",
+}
+"""One JSON line per finished request; ``effects.access_log`` reads it back."""
+
+_TYPES = "type.googleapis.com/envoy.extensions."
+_HCM = f"{_TYPES}filters.network.http_connection_manager.v3.HttpConnectionManager"
+_ROUTER: Document = {
+    "name": "envoy.filters.http.router",
+    "typed_config": {
+        "@type": f"{_TYPES}filters.http.router.v3.Router",
+        "suppress_envoy_headers": True,
+    },
+}
+
+
+def client_listener(settings: GatewaySettings, lua_source: str) -> Document:
+    """The listener that clients use."""
+    chain: Document = {
+        "filters": [
+            {
+                "name": "envoy.filters.network.http_connection_manager",
+                "typed_config": _connection_manager(settings, lua_source),
+            }
+        ]
+    }
+    if settings.tls_path is not None:
+        chain["transport_socket"] = _tls(settings.tls_path)
+    return {
+        "name": "gateway",
+        "address": _address(settings.listen_host, settings.port),
+        # A slow reader holds at most this much of an answer. Request bodies have their own,
+        # larger limit on the virtual host, because they are kept for another try.
+        "per_connection_buffer_limit_bytes": 256 * 1024,
+        "enable_reuse_port": True,
+        "filter_chains": [chain],
+    }
+
+
+def metrics_listener(port: int) -> Document:
+    """``/metrics`` for Prometheus on loopback: the admin interface's counters and no more."""
+    routes: list[Document] = [
+        {
+            "match": {"path": "/metrics"},
+            "route": {"cluster": "enova_admin", "prefix_rewrite": "/stats/prometheus"},
+        }
+    ]
+    manager: Document = {
+        "@type": _HCM,
+        "stat_prefix": "metrics",
+        "route_config": {"virtual_hosts": [{"name": "m", "domains": ["*"], "routes": routes}]},
+        "http_filters": [_ROUTER],
+    }
+    name = "envoy.filters.network.http_connection_manager"
+    return {
+        "name": "metrics",
+        "address": _address("127.0.0.1", port),
+        "filter_chains": [{"filters": [{"name": name, "typed_config": manager}]}],
+    }
+
+
+def _address(host: str, port: int) -> Document:
+    return {"socket_address": {"address": host, "port_value": port}}
+
+
+def _connection_manager(settings: GatewaySettings, lua_source: str) -> Document:
+    manager: Document = {
+        "@type": _HCM,
+        "stat_prefix": "gateway",
+        "codec_type": "AUTO",
+        "server_name": "enova",
+        "generate_request_id": True,
+        "preserve_external_request_id": True,
+        "use_remote_address": True,
+        "normalize_path": True,
+        "merge_slashes": True,
+        "path_with_escaped_slashes_action": "REJECT_REQUEST",
+        # Slow senders are cut; silence between is bounded by each route's idle timeout.
+        "request_headers_timeout": "15s",
+        "request_timeout": "120s",
+        "stream_idle_timeout": "300s",
+        "drain_timeout": "5s",
+        "common_http_protocol_options": {
+            "idle_timeout": "300s",
+            "headers_with_underscores_action": "DROP_HEADER",
+        },
+        "early_header_mutation_extensions": [_strip_internal_headers()],
+        "local_reply_config": error_table(),
+        "route_config": route_table(settings),
+        "http_filters": [
+            *([_key_filter(settings.keys_path)] if settings.keys_path is not None else []),
+            *_limit_filters(settings),
+            _script(settings, lua_source),
+            _ROUTER,
+        ],
+        "access_log": [_access_log(settings.access_log_path)],
+    }
+    if settings.otlp_endpoint is not None:
+        manager["tracing"] = _tracing(settings.stack, settings.otlp_endpoint)
+    return manager
+
+
+def _strip_internal_headers() -> Document:
+    """A client must not steer routing, retries or time limits, nor name itself."""
+    return {
+        "name": "envoy.http.early_header_mutation.header_mutation",
+        "typed_config": {
+            "@type": f"{_TYPES}http.early_header_mutation.header_mutation.v3.HeaderMutation",
+            "mutations": [
+                {"remove_on_match": {"key_matcher": {"prefix": prefix}}}
+                for prefix in ("x-enova-", "x-envoy-")
+            ],
+        },
+    }
+
+
+def _key_filter(path: str) -> Document:
+    directory = path.rpartition("/")[0] or "/"
+    return {
+        "name": API_KEYS,
+        "config_discovery": {
+            "config_source": {
+                "resource_api_version": "V3",
+                "path_config_source": {"path": path, "watched_directory": {"path": directory}},
+            },
+            "type_urls": [API_KEY_TYPE],
+        },
+    }
+
+
+def _limit_filters(settings: GatewaySettings) -> list[Document]:
+    name = "envoy.filters.http.local_ratelimit"
+    everything = {"default_value": {"numerator": 100, "denominator": "HUNDRED"}}
+    common: Document = {
+        "@type": f"{_TYPES}filters.http.local_ratelimit.v3.LocalRateLimit",
+        "filter_enabled": {**everything, "runtime_key": "enova.limit.enabled"},
+        "filter_enforced": {**everything, "runtime_key": "enova.limit.enforced"},
+    }
+    filters: list[Document] = []
+    if settings.rate_limit_per_key is not None:
+        per_key: Document = {
+            **common,
+            "stat_prefix": "per_key",
+            "rate_limits": [
+                {
+                    "actions": [
+                        {
+                            "metadata": {
+                                "descriptor_key": "client",
+                                "metadata_key": {
+                                    "key": CLIENT_METADATA[0],
+                                    "path": [{"key": CLIENT_METADATA[1]}],
+                                },
+                                "source": "DYNAMIC",
+                            }
+                        }
+                    ]
+                }
+            ],
+            # An entry without a value: one bucket for every value that comes.
+            "descriptors": [
+                {
+                    "entries": [{"key": "client"}],
+                    "token_bucket": _bucket(settings.rate_limit_per_key),
+                }
+            ],
+            "max_dynamic_descriptors": 1000,
+            "always_consume_default_token_bucket": False,
+            "token_bucket": _bucket(RateLimit(1e6, 1_000_000)),
+        }
+        filters.append({"name": f"{name}.per_key", "typed_config": per_key})
+    if settings.rate_limit is not None:
+        whole: Document = {
+            **common,
+            "stat_prefix": "all",
+            "token_bucket": _bucket(settings.rate_limit),
+        }
+        filters.append({"name": f"{name}.all", "typed_config": whole})
+    return filters
+
+
+def _bucket(limit: RateLimit) -> Document:
+    """Envoy fills continuously at tokens per interval; an interval may not be under 50 ms."""
+    tokens = max(1, round(limit.per_second))
+    return {
+        "max_tokens": limit.burst,
+        "tokens_per_fill": tokens,
+        "fill_interval": seconds(max(0.05, tokens / limit.per_second)),
+    }
+
+
+def _script(settings: GatewaySettings, lua_source: str) -> Document:
+    affinity = any(service.routing == "prefix" for service in settings.services)
+    constants = f"local AFFINITY, HEAD_BYTES = {str(affinity).lower()}, {settings.head_bytes}\n"
+    return {
+        "name": "envoy.filters.http.lua",
+        "typed_config": {
+            "@type": f"{_TYPES}filters.http.lua.v3.Lua",
+            "default_source_code": {"inline_string": constants + lua_source},
+        },
+    }
+
+
+def _access_log(path: str) -> Document:
+    return {
+        "name": "envoy.access_loggers.file",
+        "typed_config": {
+            "@type": f"{_TYPES}access_loggers.file.v3.FileAccessLog",
+            "path": path,
+            "log_format": {"json_format": dict(ACCESS_LOG_FIELDS)},
+        },
+    }
+
+
+def _tls(secret_path: str) -> Document:
+    directory = secret_path.rpartition("/")[0] or "/"
+    return {
+        "name": "envoy.transport_sockets.tls",
+        "typed_config": {
+            "@type": f"{_TYPES}transport_sockets.tls.v3.DownstreamTlsContext",
+            "common_tls_context": {
+                "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
+                "alpn_protocols": ["h2", "http/1.1"],
+                "tls_certificate_sds_secret_configs": [
+                    {
+                        "name": CERTIFICATE,
+                        "sds_config": {
+                            "resource_api_version": "V3",
+                            "path_config_source": {
+                                "path": secret_path,
+                                "watched_directory": {"path": directory},
+                            },
+                        },
+                    }
+                ],
+            },
+        },
+    }
+
+
+def _tracing(stack: str, endpoint: tuple[str, int]) -> Document:
+    host, port = endpoint
+    return {
+        "provider": {
+            "name": "envoy.tracers.opentelemetry",
+            "typed_config": {
+                "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
+                "service_name": f"enova-{stack}-gateway",
+                "http_service": {
+                    "http_uri": {
+                        "uri": f"http://{host}:{port}/v1/traces",
+                        "cluster": "enova_otlp",
+                        "timeout": "1s",
+                    }
+                },
+            },
+        }
+    }
