@@ -1,0 +1,1 @@
+"""What hardware and settings would satisfy it: catalog, performance, simulation, sizing."""

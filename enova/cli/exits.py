@@ -11,11 +11,15 @@ import sys
 import tempfile
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from enova import __version__
 from enova.base.errors import ActionFailed, Bug, EnovaError, Infeasible, Refused, SpecError
+
+if TYPE_CHECKING:
+    from enova.workflows.wiring import Surroundings
 
 OK = 0
 FAILED = 1
@@ -31,22 +35,35 @@ def leave(command: click.Command) -> None:
     sys.exit(code_of(command, None))
 
 
-def code_of(command: click.Command, args: list[str] | None) -> int:
-    """Run ``command`` and return its exit code; every error is printed here."""
+def code_of(
+    command: click.Command,
+    args: list[str] | None,
+    *,
+    surroundings: Surroundings | None = None,
+) -> int:
+    """Run ``command`` and return its exit code; every error is printed here.
+
+    ``surroundings`` replace this process's own environment, clock and drivers.
+    """
     try:
-        result = command.main(args=args, prog_name="enova", standalone_mode=False)
+        result = command.main(
+            args=args, prog_name="enova", standalone_mode=False, obj=surroundings
+        )
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:
         error.show(sys.stderr)
         return USAGE
+    except click.ClickException as error:
+        error.show(sys.stderr)
+        return FAILED
     except (click.Abort, KeyboardInterrupt):
         print("Interrupted.", file=sys.stderr)
         return INTERRUPTED
     except SpecError as error:
-        from enova.cli.views.problems import problems_text
+        from enova.base.problems import render_problems
 
-        print(problems_text(error.problems), file=sys.stderr)
+        print(render_problems(error.problems), file=sys.stderr)
         return FAILED
     except EnovaError as error:
         print(_sentence(error), file=sys.stderr)

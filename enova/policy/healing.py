@@ -11,9 +11,14 @@ from dataclasses import dataclass, field, replace
 
 FIRST_DELAY_S = 1.0
 LONGEST_DELAY_S = 300.0
-FORGET_AFTER_S = 600.0
+FORGET_AFTER_S = 1800.0
+"""Longer than the longest delay and a slow start together, else a loop of slow failures is new
+each time."""
 HANG_AFTER_S = 60.0
 """An engine with running requests whose step count stands still this long does no work."""
+LOOK_EVERY_S = 30.0
+"""Looks further apart than this do not show that an engine stood still in between: it may have
+been idle, with the requests of now only just begun."""
 
 
 @dataclass(frozen=True)
@@ -27,10 +32,11 @@ class Failures:
 
 @dataclass(frozen=True)
 class Progress:
-    """The last step count of an instance that moved, and when."""
+    """The last step count of an instance, since when it stands, and when it was last looked at."""
 
     steps: float
     at_s: float
+    seen_s: float
 
 
 @dataclass(frozen=True)
@@ -45,13 +51,15 @@ def delay_s(failures: int) -> float:
     """Wait before start number ``failures`` + 1: nothing after the first failure, then doubling."""
     if failures <= 1:
         return 0.0
-    return min(FIRST_DELAY_S * 2.0 ** (failures - 1), LONGEST_DELAY_S)
+    # The exponent is bounded too: a slot may fail more often than a float can double.
+    return min(FIRST_DELAY_S * 2.0 ** min(failures - 2, 32), LONGEST_DELAY_S)
 
 
 def note_failures(memory: Memory, failed: Mapping[str, str], *, now: float) -> Memory:
     """Count each newly failed instance once. ``failed`` maps address to instance id."""
     kept = {
-        address: entry
+        # After the clock was set back, a failure of the future happened just now.
+        address: replace(entry, last_s=min(entry.last_s, now))
         for address, entry in memory.failures.items()
         if now - entry.last_s < FORGET_AFTER_S or address in failed
     }
@@ -78,7 +86,8 @@ def hung(
 ) -> tuple[tuple[str, ...], Memory]:
     """Instances whose steps stand still while requests run. ``steps``: id to (steps, running).
 
-    An instance without numbers keeps its last progress: not knowing is not hanging.
+    An instance without numbers keeps its last progress: not knowing is not hanging. Only looks
+    in a row, each within ``LOOK_EVERY_S`` of the one before, show that it stood still.
     """
     progress = dict(memory.progress)
     stuck = []
@@ -86,9 +95,12 @@ def hung(
         if count is None or running is None:
             continue
         last = progress.get(instance)
-        if last is None or count != last.steps or running == 0:
-            progress[instance] = Progress(count, now)
-        elif now - last.at_s >= HANG_AFTER_S:
+        stands = last is not None and count == last.steps and running > 0
+        if last is None or not stands or not 0 <= now - last.seen_s <= LOOK_EVERY_S:
+            progress[instance] = Progress(count, now, now)
+            continue
+        progress[instance] = replace(last, seen_s=now)
+        if now - last.at_s >= HANG_AFTER_S:
             stuck.append(instance)
     progress = {instance: value for instance, value in progress.items() if instance in steps}
     return tuple(stuck), replace(memory, progress=progress)

@@ -3,12 +3,15 @@
 In: memory of earlier ticks, signals, the capacity table, bounds, supply and the time. Out: a
 decision with the reason in words, and the next memory. Reconciler and simulator call the same
 function. Scaling up is immediate and counts starting replicas as supply, so one burst is ordered
-once. Scaling down waits until fewer replicas have sufficed for the whole hold.
+once. Scaling down waits until fewer replicas have sufficed for the whole hold, and every number
+that matters was known all along: a tick that was blind starts the hold over.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
+from itertools import pairwise
 
 from enova.policy.signals import Signals
 
@@ -23,20 +26,28 @@ BACKLOG_DRAIN_S = 60.0
 class CapacityTable:
     """The largest arrival rate (requests/s) at which the goals hold, by number of replicas.
 
-    ``rows`` is sorted by replicas; beyond the last row ``per_replica_rate`` is added for each.
+    ``rows`` rise in replicas and in rate. Between rows the rate is interpolated, beyond the last
+    one ``per_replica_rate`` is added for each replica.
     """
 
     per_replica_rate: float
     rows: tuple[tuple[int, float], ...] = ()
 
+    def __post_init__(self) -> None:
+        points = ((0, 0.0), *self.rows)
+        if self.per_replica_rate < 0 or any(
+            later[0] <= earlier[0] or later[1] < earlier[1] for earlier, later in pairwise(points)
+        ):
+            raise ValueError("a capacity table must rise from row to row")
+
     def rate(self, replicas: int) -> float:
-        """Requests/s that ``replicas`` serve within the goals."""
-        best_count, best_rate = 0, 0.0
-        for count, rate in self.rows:
-            if count > replicas:
-                break
-            best_count, best_rate = count, rate
-        return best_rate + (replicas - best_count) * self.per_replica_rate
+        """Requests/s that ``replicas`` serve within the goals. Never falls with more replicas."""
+        points = ((0, 0.0), *self.rows)
+        for (left, low), (right, high) in pairwise(points):
+            if replicas <= right:
+                return low + (high - low) * (replicas - left) / (right - left)
+        last, rate = points[-1]
+        return rate + (replicas - last) * self.per_replica_rate
 
     def replicas_for(self, rate: float, *, most: int) -> int:
         """Fewest replicas whose rate covers ``rate``; ``most`` when none does."""
@@ -48,7 +59,11 @@ class CapacityTable:
 
 @dataclass(frozen=True)
 class Bounds:
-    """What the spec allows; ``warm`` replicas are kept above need, ``hold_s`` delays removal."""
+    """What the spec allows; ``warm`` replicas are kept above need, ``hold_s`` delays removal.
+
+    ``to_zero`` lets the last replicas go when no request came for ``idle_s``; otherwise at least
+    one stays, whatever ``least`` says.
+    """
 
     least: int
     most: int
@@ -73,9 +88,14 @@ class Supply:
 
 @dataclass(frozen=True)
 class Memory:
-    """What scaling remembers of one service: wants of the last hold, newest last."""
+    """What scaling remembers of one service.
+
+    ``since_s``: from when on every tick knew its numbers; None after a blind one. ``wants``: the
+    times and counts of the last hold that no later want exceeded, oldest and largest first.
+    """
 
     wants: tuple[tuple[float, int], ...] = ()
+    since_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -99,8 +119,9 @@ def decide(
 ) -> tuple[Decision, Memory]:
     """The count for now. ``current`` is the count last ordered; it stays when signals are missing.
 
-    Never removes on a missing arrival rate; never goes below ``bounds.least`` (zero only when
-    ``to_zero`` and idle) nor above ``bounds.most``.
+    Never removes while the arrival rate or the engines' queue is unknown; never goes below the
+    floor (``bounds.least``, at least one; zero only when ``to_zero`` and idle) nor above
+    ``bounds.most``, which holds at once.
     """
     inputs: tuple[tuple[str, float | None], ...] = (
         ("arrival_rate", signals.arrival_rate),
@@ -109,36 +130,99 @@ def decide(
         ("starting", float(supply.starting)),
         ("current", float(current)),
     )
-    least = _least(bounds, signals, current=current)
-    if signals.arrival_rate is None:
-        kept = min(max(current, least), bounds.most)
-        return Decision(kept, "arrival rate unknown: the count stays", inputs), memory
-    backlog = (signals.waiting or 0.0) / BACKLOG_DRAIN_S
-    demand = (signals.arrival_rate + backlog) / TARGET_UTILISATION
+    rate = _number(signals.arrival_rate)
+    waiting = _number(signals.waiting)
+    idle = _idle(bounds, signals, rate=rate, current=current)
+    floor = min(0 if idle else max(bounds.least, 1), bounds.most)
+
+    def answer(count: int, reason: str, then: Memory) -> tuple[Decision, Memory]:
+        return Decision(count, reason, inputs), then
+
+    kept = min(max(current, floor), bounds.most)
+    if rate is None:
+        # Whatever happened while nobody could see counts against removing: the hold starts over.
+        return answer(kept, f"arrival rate unknown: {_kept(current, kept)}", Memory())
+    if idle:
+        reason = (
+            f"no request for {signals.seconds_since_arrival or 0.0:.0f} s"
+            if current
+            else "no request: none is needed"
+        )
+        return answer(0, reason, _remember(memory, 0, bounds=bounds, now=now))
+    backlog = _backlog(rate, waiting, table=table, supply=supply, current=current)
+    demand = (rate + backlog) / TARGET_UTILISATION
     need = table.replicas_for(demand, most=bounds.most)
-    want = min(max(need + bounds.warm if need or least else 0, least), bounds.most)
-    recent = tuple((at, count) for at, count in memory.wants if at > now - bounds.hold_s)
-    wants = (*recent, (now, want))
-    next_memory = replace(memory, wants=wants)
-    load = f"{signals.arrival_rate:.3g} requests/s"
+    want = min(max(need + bounds.warm, floor), bounds.most)
+    load = f"{rate:.3g} requests/s" + (f" and {waiting:.0f} queued" if backlog else "")
     if want > current:
-        reason = f"{load} need {want}: {current} serve {table.rate(current):.3g} requests/s"
-        return Decision(want, reason, inputs), next_memory
+        if need > current:
+            why = f"{load} need {want}: {current} serve {table.rate(current):.3g} requests/s"
+            if table.rate(want) < demand:
+                why += f", and the spec allows at most {bounds.most}"
+        elif need + bounds.warm > current:
+            why = f"{load} need {need}, and {bounds.warm} more are kept warm"
+        else:
+            why = f"the spec keeps at least {want}"
+        return answer(want, why, _remember(memory, want, bounds=bounds, now=now))
+    if current > bounds.most:
+        reason = f"the spec allows at most {bounds.most}"
+        return answer(bounds.most, reason, _remember(memory, want, bounds=bounds, now=now))
+    if waiting is None:
+        return answer(current, f"{load}; queue unknown: the count stays at {current}", Memory())
+    then = _remember(memory, want, bounds=bounds, now=now)
     if want == current:
-        return Decision(current, f"{load} fit {current}", inputs), next_memory
-    held = max(count for _, count in wants)
-    covered = bool(memory.wants) and memory.wants[0][0] <= now - bounds.hold_s
-    if held >= current or not covered:
-        return Decision(current, f"{load} need {want}: held at {current}", inputs), next_memory
-    reason = f"{load} needed at most {held} for {bounds.hold_s:.0f} s"
-    return Decision(max(held, least), reason, inputs), next_memory
+        return answer(current, f"{load} fit {current}", then)
+    held = then.wants[0][1]
+    watched = now - (then.since_s if then.since_s is not None else now)
+    if watched < bounds.hold_s or held >= current:
+        return answer(current, f"{load} need {want}: held at {current}", then)
+    return answer(held, f"{load} needed at most {held} for {bounds.hold_s:.0f} s", then)
 
 
-def _least(bounds: Bounds, signals: Signals, *, current: int) -> int:
-    """The floor now: zero only for an idle service that may go there."""
+def _number(value: float | None) -> float | None:
+    """A signal that is no number of requests is not known."""
+    return value if value is not None and math.isfinite(value) and value >= 0 else None
+
+
+def _idle(bounds: Bounds, signals: Signals, *, rate: float | None, current: int) -> bool:
+    """Whether zero replicas are right: nothing arrives and, to get there, it was quiet long enough.
+
+    A service at zero stays there until a request arrives, also while nobody can see.
+    """
     if not bounds.to_zero:
-        return max(bounds.least, 1) if bounds.least else 1
-    idle = signals.seconds_since_arrival
+        return False
     if current == 0:
-        return 0
-    return 0 if idle is not None and idle >= bounds.idle_s else max(bounds.least, 1)
+        return not rate
+    quiet = signals.seconds_since_arrival
+    still = rate == 0 and signals.waiting == 0 and signals.running == 0
+    return still and quiet is not None and quiet >= bounds.idle_s
+
+
+def _backlog(
+    rate: float, waiting: float | None, *, table: CapacityTable, supply: Supply, current: int
+) -> float:
+    """Requests/s to serve on top of the arrivals so that the engines' queue is worked off.
+
+    Nothing while replicas are on the way that will carry the arrivals: the queue that grows until
+    they serve is the price of their start, and ordering more would not shorten it.
+    """
+    carried = table.rate(current) * TARGET_UTILISATION >= rate
+    if supply.starting > 0 and carried:
+        return 0.0
+    return (waiting or 0.0) / BACKLOG_DRAIN_S
+
+
+def _remember(memory: Memory, want: int, *, bounds: Bounds, now: float) -> Memory:
+    """The memory with this tick's want. Times after ``now`` mean that the clock was set back."""
+    if memory.since_s is None or memory.since_s > now or any(at > now for at, _ in memory.wants):
+        return Memory(((now, want),), now)
+    larger = tuple(
+        (at, count) for at, count in memory.wants if at >= now - bounds.hold_s and count > want
+    )
+    return Memory((*larger, (now, want)), memory.since_s)
+
+
+def _kept(current: int, kept: int) -> str:
+    if kept == current:
+        return f"the count stays at {current}"
+    return f"only the bounds of the spec count, {kept} instead of {current}"

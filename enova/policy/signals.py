@@ -63,3 +63,7 @@ class Signals:
     seconds_since_arrival: float | None = None
     replicas: Mapping[str, ReplicaSignals] = field(default_factory=dict)
     """By instance id."""
+    source: str = ""
+    """Who answered: ``prometheus``, ``scrape``."""
+    notes: tuple[str, ...] = ()
+    """Why a number is missing, in words: not reached, stale, too few samples."""

@@ -1,0 +1,1 @@
+"""Processes that stay: the reconciler and the emulator."""

@@ -7,37 +7,93 @@ JSON Schema show, so they are written for the person who fills the file in.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+)
 
-from enova.spec.quantity import Bytes, Duration, Fraction, Price, Rate
+from enova.spec.quantity import (
+    Duration,
+    Fraction,
+    PositiveBytes,
+    PositiveDuration,
+    PositivePrice,
+    PositiveRate,
+    Price,
+    Rate,
+)
+
+if TYPE_CHECKING:
+    from pydantic_core import CoreSchema
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")]
 """Lower-case letters, digits and dashes: it becomes part of URLs, labels and file names."""
 
 
 class Section(BaseModel):
-    """Base of every section: unknown keys are problems, values never change after loading."""
+    """Base of every section: unknown keys are problems, values never change after loading.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, str_strip_whitespace=True)
+    Strict, because a text that looks like a boolean or a number is a text. Validators are built
+    once, for the whole spec, when the first one is read: defaults are therefore constructed
+    without validation.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, str_strip_whitespace=True, strict=True, defer_build=True
+    )
 
 
-def _or_key(key: str) -> BeforeValidator:
-    """A bare scalar stands for the section's main key: ``model: org/name``."""
+class _Shorthand:
+    """A bare scalar may stand for a map with one key: ``model: org/name``."""
 
-    def widen(value: object) -> object:
-        return value if isinstance(value, (dict, Section)) else {key: value}
+    def __init__(self, key: str) -> None:
+        self.key = key
 
-    return BeforeValidator(widen)
+    def widen(self, value: object) -> object:
+        """The map a scalar stands for; maps, lists and nothing stay as they are."""
+        if value is None or isinstance(value, (dict, list, Section)):
+            return value
+        return {self.key: value}
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        section = handler(core_schema)
+        inside = handler.resolve_ref_schema(section)
+        main = inside.get("properties", {}).get(self.key) or inside["additionalProperties"]
+        scalar = {key: main[key] for key in main if key not in ("default", "title", "description")}
+        if "anyOf" in scalar:  # an optional key: written alone it is not left out
+            scalar["anyOf"] = [kind for kind in scalar["anyOf"] if kind != {"type": "null"}]
+        return {"anyOf": [scalar, section]}
+
+
+_ID, _NAME, _MEAN = _Shorthand("id"), _Shorthand("name"), _Shorthand("mean")
 
 
 class SecretReference(Section):
     """Where to read a secret when it is needed. The value never enters a plan, record or file."""
 
-    env: str | None = Field(None, description="Name of an environment variable.")
-    file: str | None = Field(None, description="Path of a file holding only the secret.")
-    command: list[str] | None = Field(None, description="Command whose output is the secret.")
+    env: str | None = Field(
+        None, min_length=1, description="Name of an environment variable.", examples=["HF_TOKEN"]
+    )
+    file: str | None = Field(
+        None,
+        min_length=1,
+        description="Path of a file holding only the secret.",
+        examples=["/run/secrets/hf_token"],
+    )
+    command: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="Command whose output is the secret, as a list of words.",
+        examples=[["pass", "show", "hf"]],
+    )
 
 
 class Model(Section):
@@ -96,7 +152,7 @@ class Engine(Section):
         description="Environment of the engine; a secret is written as a reference.",
         examples=[{"HF_TOKEN": {"env": "HF_TOKEN"}}],
     )
-    start_timeout: Duration | None = Field(
+    start_timeout: PositiveDuration | None = Field(
         None, description="Longest wait for the first answered token; left out, from model size."
     )
 
@@ -112,13 +168,15 @@ class Lengths(Section):
 class Traffic(Section):
     """The expected load at the gateway."""
 
-    peak: Rate = Field(description="Highest sustained arrival rate.", examples=["20/s"])
+    peak: PositiveRate = Field(description="Highest sustained arrival rate.", examples=["20/s"])
     mean: Rate | None = Field(None, description="Mean arrival rate; left out, the peak.")
-    input_tokens: Annotated[Lengths, _or_key("mean")] = Field(
-        default_factory=lambda: Lengths(mean=512.0), description="Tokens of a prompt."
+    input_tokens: Annotated[Lengths, BeforeValidator(_MEAN.widen), _MEAN] = Field(
+        default_factory=lambda: Lengths.model_construct(mean=512.0),
+        description="Tokens of a prompt.",
     )
-    output_tokens: Annotated[Lengths, _or_key("mean")] = Field(
-        default_factory=lambda: Lengths(mean=128.0), description="Tokens of an answer."
+    output_tokens: Annotated[Lengths, BeforeValidator(_MEAN.widen), _MEAN] = Field(
+        default_factory=lambda: Lengths.model_construct(mean=128.0),
+        description="Tokens of an answer.",
     )
     trace: str | None = Field(
         None, description="A recorded trace (JSON lines) whose lengths replace the ones above."
@@ -128,14 +186,10 @@ class Traffic(Section):
     )
 
 
-def _percentile_map(value: object) -> object:
-    """``400ms`` means at the 95th percentile."""
-    return value if isinstance(value, dict) else {"p95": value}
-
-
 Percentile = Literal["p50", "p90", "p95", "p99"]
+_P95 = _Shorthand("p95")
 AtPercentiles = Annotated[
-    dict[Percentile, Duration], BeforeValidator(_percentile_map), Field(min_length=1)
+    dict[Percentile, PositiveDuration], Field(min_length=1), BeforeValidator(_P95.widen), _P95
 ]
 
 
@@ -172,7 +226,14 @@ class Scale(Section):
     hold: Duration = Field(
         300.0, description="How long fewer replicas must suffice before one is removed."
     )
-    idle: Duration = Field(900.0, description="Time without a request before scaling to zero.")
+    idle: PositiveDuration = Field(
+        900.0, description="Time without a request before scaling to zero."
+    )
+
+    @property
+    def fewest(self) -> int:
+        """Replicas that always run: none for a service that may scale to zero."""
+        return 0 if self.to_zero else self.min
 
 
 class Rollout(Section):
@@ -190,14 +251,25 @@ class Rollout(Section):
 class Service(Section):
     """One model behind one endpoint."""
 
-    model: Annotated[Model, _or_key("id")]
-    engine: Annotated[Engine, _or_key("name")] = Field(
-        default_factory=lambda: Engine(), description="The inference server that runs the model."
+    model: Annotated[Model, BeforeValidator(_ID.widen), _ID] = Field(
+        description="Which model to serve.", examples=["meta-llama/Llama-3.1-8B-Instruct"]
     )
-    traffic: Traffic
-    goals: Goals = Field(default_factory=lambda: Goals(), description="What must hold.")
-    scale: Scale = Field(default_factory=lambda: Scale(), description="Bounds of scaling.")
-    rollout: Rollout = Field(default_factory=lambda: Rollout(), description="How changes happen.")
+    engine: Annotated[Engine, BeforeValidator(_NAME.widen), _NAME] = Field(
+        default_factory=lambda: Engine.model_construct(),
+        description="The inference server that runs the model.",
+    )
+    traffic: Traffic = Field(
+        description="The expected load at the gateway.", examples=[{"peak": "20/s"}]
+    )
+    goals: Goals = Field(
+        default_factory=lambda: Goals.model_construct(), description="What must hold."
+    )
+    scale: Scale = Field(
+        default_factory=lambda: Scale.model_construct(), description="Bounds of scaling."
+    )
+    rollout: Rollout = Field(
+        default_factory=lambda: Rollout.model_construct(), description="How changes happen."
+    )
     priority: int = Field(
         100, ge=0, le=1000, description="When the pool is short, higher is served first."
     )
@@ -210,18 +282,22 @@ class ApiKey(Section):
     """One key clients may send as `Authorization: Bearer ...`."""
 
     name: Name = Field(description="Who uses it; shown in logs and metrics instead of the key.")
-    secret: SecretReference
-    rate: Rate | None = Field(None, description="Requests allowed with this key.")
+    secret: SecretReference = Field(description="Where the key itself is read.")
+    rate: PositiveRate | None = Field(
+        None, description="Requests allowed with this key.", examples=["5/s"]
+    )
 
 
 class GatewayLimits(Section):
     """What the gateway refuses."""
 
-    max_body: Bytes = Field(8 * 2**20, description="Largest request body.", examples=["8MiB"])
-    rate: Rate | None = Field(None, description="Requests allowed over the whole gateway.")
+    max_body: PositiveBytes = Field(
+        8 * 2**20, description="Largest request body.", examples=["8MiB"]
+    )
+    rate: PositiveRate | None = Field(None, description="Requests allowed over the whole gateway.")
     max_pending: int = Field(1024, gt=0, description="Requests waiting for a replica.")
     max_requests: int = Field(4096, gt=0, description="Requests open at a time.")
-    idle_timeout: Duration = Field(
+    idle_timeout: PositiveDuration = Field(
         600.0, description="A stream without a byte for this long is closed."
     )
 
@@ -246,15 +322,17 @@ class Gateway(Section):
     api_keys: list[ApiKey] = Field(
         default_factory=list, description="Keys; none means anyone who can connect."
     )
-    limits: GatewayLimits = Field(default_factory=lambda: GatewayLimits())
-    tls: Tls | None = None
+    limits: GatewayLimits = Field(
+        default_factory=lambda: GatewayLimits.model_construct(), description="What it refuses."
+    )
+    tls: Tls | None = Field(None, description="Certificate; left out, plain HTTP.")
 
 
 class CpuDevice(Section):
     """A host's processor as a place to run engines."""
 
     cores: int = Field(gt=0, description="Cores engines may use.")
-    memory: Bytes = Field(description="Memory engines may use.", examples=["24GiB"])
+    memory: PositiveBytes = Field(description="Memory engines may use.", examples=["24GiB"])
 
 
 class Device(Section):
@@ -264,13 +342,13 @@ class Device(Section):
         None, description="GPU type as in `enova explain gpus`.", examples=["h100-sxm-80gb"]
     )
     count: int = Field(1, gt=0, description="How many of them.")
-    cpu: CpuDevice | None = None
+    cpu: CpuDevice | None = Field(None, description="The processor instead of a GPU.")
 
 
 class Host(Section):
     """One machine of the pool."""
 
-    name: Name
+    name: Name = Field(description="What the host is called in plans and logs.")
     address: str | None = Field(None, description="How to reach it; left out, this machine.")
     devices: Literal["auto"] | list[Device] = Field(
         "auto", description="What it has; `auto` asks the NVIDIA driver, then the processor."
@@ -284,7 +362,9 @@ class Pool(Section):
         "process", description="How replicas are run."
     )
     hosts: list[Host] = Field(
-        default_factory=lambda: [Host(name="local", devices="auto")], min_length=1
+        default_factory=lambda: [Host.model_construct(name="local")],
+        min_length=1,
+        description="The machines; left out, this one with what it has.",
     )
     on_lost_host: Literal["wait", "replace"] = Field(
         "wait",
@@ -295,7 +375,7 @@ class Pool(Section):
         description="Price of one GPU of a type; it wins over the catalog's.",
         examples=[{"h100-sxm-80gb": "2.49 USD/h"}],
     )
-    budget: Price | None = Field(None, description="Most the pool may cost.")
+    budget: PositivePrice | None = Field(None, description="Most the pool may cost.")
 
 
 class Monitoring(Section):
@@ -307,19 +387,39 @@ class Monitoring(Section):
         "reads engines and gateway itself.",
     )
     port: int | None = Field(None, ge=1, le=65535, description="Prometheus' port; left out, free.")
-    scrape_interval: Duration = Field(5.0, description="Time between two readings.")
-    retention: Duration = Field(86400.0 * 2, description="How long samples are kept.")
+    scrape_interval: PositiveDuration = Field(5.0, description="Time between two readings.")
+    retention: PositiveDuration = Field(86400.0 * 2, description="How long samples are kept.")
+
+
+def _not_a_boolean(value: object) -> object:
+    """True equals 1 in Python, not in a spec."""
+    return str(value) if isinstance(value, bool) else value
 
 
 class Spec(Section):
     """One stack: the services, their gateway, the pool they may use and how they are watched."""
 
-    version: Literal[1] = Field(description="Version of this format.")
-    name: Name = Field(description="Name of the stack.")
-    services: dict[Name, Service] = Field(min_length=1, description="The services by name.")
-    gateway: Gateway = Field(default_factory=lambda: Gateway())
-    pool: Pool = Field(default_factory=lambda: Pool())
-    monitoring: Monitoring = Field(default_factory=lambda: Monitoring())
+    version: Annotated[Literal[1], BeforeValidator(_not_a_boolean)] = Field(
+        description="Version of this format.", examples=[1]
+    )
+    name: Name = Field(description="Name of the stack.", examples=["chat"])
+    services: dict[Name, Service] = Field(
+        min_length=1,
+        description="The services by name.",
+        examples=[{"chat": {"model": "org/name", "traffic": {"peak": "20/s"}}}],
+    )
+    gateway: Gateway = Field(
+        default_factory=lambda: Gateway.model_construct(),
+        description="The one door of the stack.",
+    )
+    pool: Pool = Field(
+        default_factory=lambda: Pool.model_construct(),
+        description="Where replicas may run and what that costs.",
+    )
+    monitoring: Monitoring = Field(
+        default_factory=lambda: Monitoring.model_construct(),
+        description="How the stack is measured.",
+    )
 
     @classmethod
     def from_data(cls, data: dict[str, Any]) -> Spec:

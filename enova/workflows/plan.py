@@ -24,6 +24,7 @@ class Planned:
     site: Site
     chosen: Chosen
     spec: Read
+    unreachable_hosts: tuple[str, ...] = ()
 
 
 def plan(source: Source, surroundings: Surroundings, *, locked: bool = False) -> Planned:
@@ -37,7 +38,7 @@ def plan(source: Source, surroundings: Surroundings, *, locked: bool = False) ->
     seen = gather(here)
     chosen = choose(spec, seen.inventory, upgrade=False, locked=locked)
     made = make_plan(inputs_for(here, spec, seen, chosen))
-    return Planned(made, here, chosen, spec)
+    return Planned(made, here, chosen, spec, seen.observed.unreachable_hosts)
 
 
 def inputs_for(here: Site, spec: Read, seen: Gathered, chosen: Chosen) -> Inputs:

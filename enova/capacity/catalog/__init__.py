@@ -1,0 +1,1 @@
+"""Facts: GPUs, models, engines, prices. Data files in ``data``, one lookup module for each."""

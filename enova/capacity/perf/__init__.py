@@ -1,0 +1,1 @@
+"""How fast and how large: memory ledger, step times, and estimates built on them."""

@@ -1,0 +1,1 @@
+"""Event simulation of replicas and small fleets in virtual time."""

@@ -1,0 +1,1 @@
+"""Which configuration meets the goals at least cost: candidates, limits, score, explanation."""

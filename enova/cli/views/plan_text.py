@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from enova.cli.views.line import Line, columns
+from enova.cli.views.recommendation import recommendation_lines
+from enova.stack.compare import FieldChange
 from enova.stack.plan import MEANING, Change, Plan, Symbol
 
 COLOURS = {
@@ -25,12 +27,13 @@ LONGEST_VALUE = 60
 
 def plan_lines(plan: Plan, *, verbose: bool = False) -> list[Line]:
     """The whole plan."""
-    lines = [Line(_title(plan), bold=True)]
+    lines = [Line(_title(plan), bold=True), Line()]
+    if verbose or not plan.is_empty:
+        lines += recommendation_lines(plan, verbose=verbose)
     if plan.is_empty:
-        lines += [Line(), Line("No changes. What runs is what was asked for.")]
+        lines.append(Line(nothing(plan)))
         lines += _counts(plan)
         return [*lines, *_notes(plan)]
-    lines.append(Line())
     for change in plan.changes:
         lines += _change(change, verbose=verbose)
     lines += _counts(plan)
@@ -39,6 +42,13 @@ def plan_lines(plan: Plan, *, verbose: bool = False) -> list[Line]:
     lines += _rollout(plan)
     lines += [Line(), *_legend(plan), Line(summary(plan), bold=True)]
     return [*lines, *_notes(plan)]
+
+
+def nothing(plan: Plan) -> str:
+    """What an empty plan says."""
+    if plan.destroys:
+        return f"Nothing of {plan.stack} runs, nothing is recorded."
+    return "No changes. What runs is what was asked for."
 
 
 def summary(plan: Plan) -> str:
@@ -74,6 +84,11 @@ def _change(change: Change, *, verbose: bool) -> Iterable[Line]:
     ]
     for text in columns(rows, indent="    "):
         yield Line(text)
+
+
+def field_text(field: FieldChange) -> str:
+    """One field's change in one piece of text."""
+    return f"{field.path}: {_value(field.before)} -> {_value(field.after)}"
 
 
 def _value(value: object) -> str:

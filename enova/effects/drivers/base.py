@@ -29,6 +29,14 @@ class Driver(Protocol):
         """Whether the target can run Prometheus now: its program or image is there."""
         ...
 
+    def gateway_metrics(self) -> str | None:
+        """``host:port`` where the serving gateway shows its counters, None without one."""
+        ...
+
+    def tend(self) -> None:
+        """Housekeeping between actions: bound what grows, such as the gateway's access log."""
+        ...
+
     def observe(self) -> Observed:
         """What of this stack runs now. Foreign processes and containers never appear."""
         ...

@@ -121,7 +121,8 @@ def _connection_manager(settings: GatewaySettings, lua_source: str) -> Document:
         "stream_idle_timeout": "300s",
         "drain_timeout": "5s",
         "common_http_protocol_options": {
-            "idle_timeout": "300s",
+            # Also how long an old gateway waits for idle clients after a take-over.
+            "idle_timeout": "75s",
             "headers_with_underscores_action": "DROP_HEADER",
         },
         "early_header_mutation_extensions": [_strip_internal_headers()],

