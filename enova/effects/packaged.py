@@ -10,7 +10,7 @@ from pathlib import Path
 import enova
 from enova.base.errors import Bug
 
-_PACKAGE = Path(enova.__file__).absolute().parent
+_PACKAGE = Path(enova.__file__).parent
 PACKAGE_ROOT = _PACKAGE.parent
 """What must be on the module path for ``import enova``."""
 
