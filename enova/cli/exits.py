@@ -46,9 +46,7 @@ def code_of(
     ``surroundings`` replace this process's own environment, clock and drivers.
     """
     try:
-        result = command.main(
-            args=args, prog_name="enova", standalone_mode=False, obj=surroundings
-        )
+        result = command.main(args=args, prog_name="enova", standalone_mode=False, obj=surroundings)
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except click.UsageError as error:

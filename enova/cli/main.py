@@ -71,8 +71,16 @@ class Verbs(click.Group):
     epilog="First steps: enova init chat.enova.yaml, then enova plan chat.enova.yaml",
 )
 @click.version_option(__version__, prog_name="enova")
-def main() -> None:
+@click.option(
+    "--color",
+    type=click.Choice(["auto", "always", "never"]),
+    default="auto",
+    help="Whether to colour. auto: on a terminal, unless NO_COLOR is set.",
+)
+@click.pass_context
+def main(context: click.Context, color: str) -> None:
     """Infrastructure as code for LLM serving."""
+    context.color = {"auto": None, "always": True, "never": False}[color]
 
 
 def run() -> None:

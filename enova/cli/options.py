@@ -21,22 +21,14 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class Duration(click.ParamType):
-    """A time as in a spec, ``30s`` or ``5m``; the verb gets seconds."""
+def seconds(context: click.Context, parameter: click.Parameter, value: str) -> float:
+    """A time as in a spec, ``30s`` or ``5m``, as seconds."""
+    from enova.base.units import parse_duration
 
-    name = "time"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        from enova.base.units import parse_duration
-
-        if isinstance(value, float):
-            return value
-        try:
-            return parse_duration(str(value))
-        except ValueError as error:
-            self.fail(str(error), param, ctx)
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from error
 
 
 env = click.option(
@@ -48,7 +40,7 @@ yes = click.option("--yes", "--auto-approve", "yes", is_flag=True, help="Do not 
 wait = click.option(
     "--wait",
     "wait_s",
-    type=Duration(),
+    callback=seconds,
     default="30s",
     metavar="TIME",
     show_default=True,
@@ -88,3 +80,11 @@ def environment() -> Mapping[str, str]:
     """The environment variables alone, for verbs that must start quickly."""
     given = click.get_current_context().find_root().obj
     return os.environ if given is None else surroundings().environment
+
+
+def again(verb: str, subject: str, env_name: str) -> str:
+    """What to type to run a verb again, "" when its spec came from standard input."""
+    if subject == STDIN:
+        return ""
+    words = [verb, subject, f"--env {env_name}" if env_name else ""]
+    return " ".join(word for word in words if word)

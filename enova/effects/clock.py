@@ -1,7 +1,8 @@
 """Time and waiting, as one thing that is passed in: the real clock here, a hand-driven one beside.
 
 Everything outside the pure folders that needs to know the time or to wait takes a ``Clock``.
-Waiting is always waiting *for something*: an inbox that another thread or a signal handler fills.
+Waiting is always waiting *for something*: an inbox that another thread or a signal handler fills
+(``SimpleQueue.put`` is safe in a signal handler, ``Queue.put`` and ``Event.set`` are not).
 """
 
 from __future__ import annotations
@@ -12,9 +13,6 @@ from queue import Empty, SimpleQueue
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
-
-Inbox = SimpleQueue
-"""``SimpleQueue.put`` is safe in signal handlers, ``Queue.put`` and ``Event.set`` are not."""
 
 
 class Clock(Protocol):

@@ -1,21 +1,19 @@
 """Envoy's hands on disk: its files written atomically, its command line, its own check.
 
-In: documents from ``stack.render.envoy*`` and members as values. Out: files Envoy watches.
-Membership, API keys and the certificate apply by replacing their file; nothing is reloaded.
+In: documents from ``stack.render.envoy*`` and members as values. Out: files Envoy watches. All
+but the bootstrap applies by replacing a file: members, API keys, the certificate, and, with
+``apply_files``, services, routes, limits and the port. Open requests are not disturbed.
 
-What needs a new bootstrap (a service added, a port or limit changed) needs a new process, by
-Envoy's hot restart, without a refused connection:
+A changed bootstrap (another Envoy version, admin socket, memory limit) needs a new process:
 
-1. write the bootstrap of the new generation, with an admin socket of its own;
-2. start it with ``launch_after(running)``: the same base id, the next epoch. It takes over the
-   listening sockets themselves, so no connection waits in a queue that is closed;
-3. when the new ``GatewayAdmin.ready()`` holds, the old process has stopped accepting and lets
-   its clients go as their requests end; its admin interface is closed, so ask the new one:
-   ``wait_taken_over`` says when the old one's last connection is gone;
-4. stop the old process (SIGTERM). Left alone it ends ``parent_shutdown_s`` after the take-over.
-   Before that no third process may be started: Envoy would end the oldest at once.
+1. start it with a bootstrap and an admin socket of its own; it listens on the same port
+   beside the old one (``SO_REUSEPORT``);
+2. when its ``GatewayAdmin.ready()`` holds: ``GatewayAdmin(old).drain_listeners()``;
+3. ``GatewayAdmin(old).wait_quiet(...)``, then stop the old process (SIGTERM).
 
-When the old process is dead there is nothing to take over: start with ``first_launch``.
+Envoy's own hot restart is not used: the new process asks the old one for its counters all the
+time and hangs, membership included, when the old one is gone; nor can one see what the old one
+still has open. The price: a client that connects in the very moment of step 2 may be reset.
 """
 
 from __future__ import annotations
@@ -27,18 +25,22 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
+from enova.base.address import GATEWAY
+from enova.base.digest import digest, plain
 from enova.base.errors import ActionFailed
 from enova.base.secret import Secret
+from enova.effects.gateway_admin import GatewayAdmin
+from enova.stack.render.envoy import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES
 from enova.stack.render.envoy_members import Member, parse_members, render_members
 from enova.stack.render.envoy_secrets import render_api_keys, render_certificate
 from enova.stack.render.envoy_settings import Tls
 
-PARENT_SHUTDOWN_S = 3600
-"""How long an old gateway may finish its streams before Envoy itself ends it."""
+STREAM_GRACE_S = 3600
+"""How long open requests may go on after their listener was changed."""
 
 
 def envoy_binary() -> Path | None:
@@ -58,84 +60,35 @@ def envoy_binary() -> Path | None:
     return Path(on_path) if on_path else None
 
 
-@dataclass(frozen=True)
-class Launch:
-    """How one gateway process relates to the one before it.
-
-    ``base_id`` separates stacks on one host; None lets Envoy pick a free one and write it to
-    ``base_id_path``. ``epoch`` counts take-overs within one base id.
-    """
-
-    base_id_path: Path
-    base_id: int | None = None
-    epoch: int = 0
-
-
-def first_launch(base_id_path: Path) -> Launch:
-    """A gateway that follows none: Envoy picks the base id and notes it in ``base_id_path``."""
-    return Launch(base_id_path=base_id_path)
-
-
-def launch_after(running: Launch) -> Launch:
-    """A gateway that takes over from ``running``, which must be alive and ready."""
-    base_id = running.base_id
-    if base_id is None:
-        try:
-            base_id = int(running.base_id_path.read_text())
-        except (OSError, ValueError) as error:
-            raise ActionFailed(
-                "gateway", "take over", f"no base id in {running.base_id_path}: {error}"
-            ) from error
-    return Launch(base_id_path=running.base_id_path, base_id=base_id, epoch=running.epoch + 1)
-
-
 def command_line(
     binary: Path,
     bootstrap_path: Path,
     *,
-    launch: Launch,
     concurrency: int = 2,
-    drain_s: int = 5,
-    parent_shutdown_s: int = PARENT_SHUTDOWN_S,
+    stream_grace_s: int = STREAM_GRACE_S,
     log_level: str = "warning",
 ) -> tuple[str, ...]:
     """The command of one gateway process; its own messages go to stderr.
 
-    The access log reaches the disk every second, so the reader is at most that late.
+    The access log reaches the disk every second, so the reader is at most that late. Gateways
+    of several stacks on one host know nothing of each other.
     """
-    identity = (
-        ("--use-dynamic-base-id", "--base-id-path", str(launch.base_id_path))
-        if launch.base_id is None
-        else ("--base-id", str(launch.base_id), "--restart-epoch", str(launch.epoch))
-    )
     return (
         str(binary),
         "-c",
         str(bootstrap_path),
-        *identity,
+        "--disable-hot-restart",
         "--concurrency",
         str(concurrency),
         "--drain-time-s",
-        str(drain_s),
+        str(stream_grace_s),
         "--drain-strategy",
         "immediate",
-        "--parent-shutdown-time-s",
-        str(parent_shutdown_s),
         "--file-flush-interval-msec",
         "1000",
         "--log-level",
         log_level,
     )
-
-
-def forget_shared_memory(launch: Launch) -> None:
-    """Remove what Envoy leaves in ``/dev/shm`` for its hot restart. Only when no process runs."""
-    base_id = launch.base_id
-    if base_id is None:
-        if not launch.base_id_path.exists():
-            return
-        base_id = int(launch.base_id_path.read_text())
-    Path(f"/dev/shm/envoy_shared_memory_{base_id}0").unlink(missing_ok=True)  # noqa: S108
 
 
 def validate(bootstrap: Mapping[str, object], binary: Path) -> list[str]:
@@ -175,6 +128,65 @@ def write_document(path: Path, document: Mapping[str, object]) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def write_files(directory: Path, files: Mapping[str, Mapping[str, object]]) -> None:
+    """Write the files of a gateway that does not run yet (``render_files``)."""
+    for name in sorted(files):
+        write_document(directory / name, files[name])
+
+
+def apply_files(
+    directory: Path,
+    files: Mapping[str, Mapping[str, object]],
+    admin: GatewayAdmin,
+    *,
+    deadline_s: float = 30.0,
+) -> bool:
+    """Bring a running gateway to ``files`` without disturbing requests.
+
+    True when it took all of them by the deadline; False when the bootstrap differs, which only a
+    new process can take: nothing is written then. Raises ActionFailed when Envoy rejects a file
+    (it then keeps what it had) or is late. New services are there before the routes that name
+    them, and old ones go after.
+    """
+    bootstrap = directory / BOOTSTRAP
+    if not bootstrap.exists() or json.loads(bootstrap.read_text()) != plain(files[BOOTSTRAP]):
+        return False
+    before = json.loads((directory / CLUSTERS).read_text())
+    steps = (
+        (CLUSTERS, _with_more_clusters(files[CLUSTERS], before)),
+        (ROUTES, files[ROUTES]),
+        (LISTENERS, files[LISTENERS]),
+        (CLUSTERS, files[CLUSTERS]),
+    )
+    for name, document in steps:
+        path = directory / name
+        if json.loads(path.read_text()) == plain(document):
+            continue
+        rejected = admin.rejections()
+        write_document(path, document)
+        version = str(document["version_info"])
+        if not admin.wait_version(name, version, rejected=rejected, deadline_s=deadline_s):
+            reasons = admin.rejection_reasons()
+            raise ActionFailed(
+                GATEWAY, f"apply {name}", "; ".join(reasons) or f"not taken in {deadline_s:g} s"
+            )
+    return True
+
+
+def _with_more_clusters(
+    new: Mapping[str, object], before: Mapping[str, object]
+) -> Mapping[str, object]:
+    """``new`` and, at its end, what only ``before`` had."""
+    wanted = cast(list[dict[str, object]], new["resources"])
+    names = {cluster["name"] for cluster in wanted}
+    had = cast(list[dict[str, object]], before["resources"])
+    more = [cluster for cluster in had if cluster["name"] not in names]
+    if not more:
+        return new
+    resources = [*wanted, *more]
+    return {"version_info": digest(resources), "resources": resources}
 
 
 def members_path(directory: Path, service: str) -> Path:

@@ -18,12 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from enova.base.errors import Unreachable
+from enova.stack.render.envoy import CLUSTERS, LISTENERS, ROUTES
 from enova.stack.render.envoy_members import Member
 
 _POLL_S = 0.05
 _HOLD_S = 0.1
-_HOLD_WITH_BEFORE_S = 2.5
-"""Envoy asks the process before it for its counters once a second."""
+
+_VERSIONS = {
+    CLUSTERS: r"^cluster_manager\.cds\.version_text$",
+    LISTENERS: r"^listener_manager\.lds\.version_text$",
+    ROUTES: r"^http\.gateway\.rds\..*\.version_text$",
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class EndpointStats:
 
 @dataclass(frozen=True)
 class RequestTotals:
-    """Counters of one service since the gateway process started.
+    """Counters of one service since this gateway process started.
 
     ``arrivals`` are requests sent towards the service, each once however often it was tried,
     refused ones included: the demand. ``refused`` found no replica or no room. Not counted are
@@ -60,14 +65,10 @@ class RequestTotals:
 
 @dataclass(frozen=True)
 class ServerLoad:
-    """What clients have open: at this gateway process and, after a take-over, the one before it.
-
-    ``before`` counts the connections that the process before still holds.
-    """
+    """What clients have open at this gateway process."""
 
     connections: int
     requests: int
-    before: int = 0
 
 
 class GatewayAdmin:
@@ -101,7 +102,7 @@ class GatewayAdmin:
         return tuple(sorted(found, key=lambda e: (e.instance_id, e.host, e.port)))
 
     def request_totals(self) -> dict[str, RequestTotals]:
-        """Counters by service. They start at zero in a new process, except after a take-over."""
+        """Counters by service. They start at zero in a new process."""
         wanted = "|".join((*_COUNTED, *_REFUSED, *_GAUGES))
         text = self._get(f"/stats?filter=^cluster\\..*\\.({wanted})$")
         by_service: dict[str, dict[str, int]] = {}
@@ -113,19 +114,17 @@ class GatewayAdmin:
 
     def server_load(self) -> ServerLoad:
         """Open connections and requests of clients."""
-        text = self._get(
-            r"/stats?filter=^(http\.gateway\.downstream_(cx|rq)_active|server\.parent_connections)$"
-        )
+        text = self._get(r"/stats?filter=^http\.gateway\.downstream_(cx|rq)_active$")
         values = dict(line.split(": ") for line in text.splitlines() if ": " in line)
         return ServerLoad(
             connections=int(values.get("http.gateway.downstream_cx_active", 0)),
             requests=int(values.get("http.gateway.downstream_rq_active", 0)),
-            before=int(values.get("server.parent_connections", 0)),
         )
 
     def drain_listeners(self) -> None:
-        """Stop accepting after the drain time; answers until then ask clients to reconnect."""
-        self._ask("POST", "/drain_listeners?graceful")
+        """Stop accepting now, and let clients reconnect elsewhere as their requests end."""
+        self._ask("POST", "/drain_listeners")
+        self._ask("POST", "/healthcheck/fail")
 
     def reopen_logs(self) -> None:
         """Open the access log by name again, after it was renamed."""
@@ -163,8 +162,7 @@ class GatewayAdmin:
 
         It must look quiet for a moment: a worker may have picked the instance just before it
         learned of the drain. An instance that is not listed has nothing that can be counted.
-        While a process before this one still has connections, which of its requests are whose
-        cannot be seen: then the instance is idle when that process has none for the service.
+        While two gateway processes run, ask both.
         """
         quiet_since: float | None = None
 
@@ -172,18 +170,11 @@ class GatewayAdmin:
             nonlocal quiet_since
             now = time.monotonic()
             endpoints = self.endpoint_stats(service)
-            active = sum(e.rq_active for e in endpoints if e.instance_id == instance_id)
-            hold_s = _HOLD_S
-            if self.server_load().before:
-                hold_s = _HOLD_WITH_BEFORE_S
-                totals = self.request_totals().get(service)
-                if totals is not None:
-                    active += max(0, totals.active - sum(e.rq_active for e in endpoints))
-            if active:
+            if any(e.rq_active for e in endpoints if e.instance_id == instance_id):
                 quiet_since = None
                 return False
             quiet_since = now if quiet_since is None else quiet_since
-            return now - quiet_since >= hold_s
+            return now - quiet_since >= _HOLD_S
 
         return _wait(idle, deadline_s)
 
@@ -191,12 +182,37 @@ class GatewayAdmin:
         """Whether no client has an open request within ``deadline_s`` seconds."""
         return _wait(lambda: self.server_load().requests == 0, deadline_s)
 
-    def wait_taken_over(self, *, deadline_s: float) -> bool:
-        """Whether the process before this one has lost its last connection by ``deadline_s``.
+    def rejections(self) -> int:
+        """How many configuration updates Envoy has refused so far."""
+        text = self._get(r"/stats?filter=(lds|cds|rds\..*)\.update_rejected$")
+        return sum(int(line.rpartition(" ")[2]) for line in text.splitlines() if ": " in line)
 
-        Ask the new process: the old one's admin interface closes when the new one starts.
+    def rejection_reasons(self) -> list[str]:
+        """Why Envoy refuses what is in its files now; empty when it took everything."""
+        found: list[str] = []
+        for config in json.loads(self._get("/config_dump")).get("configs", []):
+            for items in config.values():
+                for item in items if isinstance(items, list) else ():
+                    details = item.get("error_state", {}).get("details")
+                    if details:
+                        found.append(str(details))
+        return sorted(found)
+
+    def wait_version(self, file: str, version: str, *, rejected: int, deadline_s: float) -> bool:
+        """Whether Envoy serves this version of ``clusters.json`` and the like by the deadline.
+
+        Gives up early when more than ``rejected`` updates have been refused.
         """
-        return _wait(lambda: self.server_load().before == 0, deadline_s)
+        stat = _VERSIONS[file]
+
+        def settled() -> bool:
+            return self._version(stat) == version or self.rejections() > rejected
+
+        return _wait(settled, deadline_s) and self._version(stat) == version
+
+    def _version(self, stat: str) -> str:
+        lines = self._get(f"/stats?type=TextReadouts&filter={stat}").splitlines()
+        return lines[0].partition(": ")[2].strip('"') if lines else ""
 
     def _get(self, path: str) -> str:
         return self._ask("GET", path)

@@ -300,8 +300,8 @@ def plan(inputs: Inputs) -> Plan:
         serving = sum(
             1 for d in differences if d.instance is not None and d.instance.state is State.SERVING
         )
+        placed = wanted - len(unplaced)
         if unplaced:
-            placed = wanted - len(unplaced)
             message = (
                 f"{service.name}: {wanted} replicas are wanted, the pool has room for {placed}"
             )
@@ -329,7 +329,7 @@ def plan(inputs: Inputs) -> Plan:
                     seconds_each=service.template.start_timeout_s,
                 )
             )
-        counts.append(Count(service.name, serving, wanted, service.least, service.most))
+        counts.append(Count(service.name, serving, placed, service.least, service.most))
     if destroyed and (
         graph.actions or inputs.observed.components or inputs.record.document is not None
     ):

@@ -102,20 +102,20 @@ def seconds_since_arrival(services: Iterable[str], *, lookback_s: float) -> str:
     Without an arrival: how long Prometheus has watched. Never more than is known.
     """
     select = _clusters(services)
-    step = duration(IDLE_STEP_S)
-    span = f"[{duration(lookback_s)}:{step}]"
-    # A series that begins says nothing about before: its first sample counts as an arrival.
-    known = f"min_over_time(timestamp({ATTEMPTS[0]}{select}){span})"
-    moved = [
-        f"max_over_time((timestamp({name}{select}) and "
-        f"changes({name}{select}[{duration(2 * IDLE_STEP_S)}]) > 0){span})"
-        for name in ATTEMPTS[:2]
-    ]
-    latest = " or ".join(
-        f'label_replace({text}, "from", "{number}", "", "")'
-        for number, text in enumerate((*moved, known))
+    span = f"[{duration(lookback_s)}:{duration(IDLE_STEP_S)}]"
+    begun = f"timestamp({ATTEMPTS[0]}{select})"
+    # A series that begins says nothing about before: its first sample counts as an arrival. One
+    # younger than a step has no sample on the grid of the look back: it counts as of now.
+    latest = [f"min_over_time({begun}{span})", f"({begun} unless min_over_time({begun}{span}))"]
+    for name in ATTEMPTS[:2]:
+        moved = f"changes({name}{select}[{duration(2 * IDLE_STEP_S)}]) > 0"
+        now = f"(timestamp({name}{select}) and {moved})"
+        latest += [f"max_over_time({now}{span})", now]
+    # Numbered, because ``or`` keeps only the first of two series with the same labels.
+    numbered = " or ".join(
+        f'label_replace({text}, "from", "{number}", "", "")' for number, text in enumerate(latest)
     )
-    return f"time() - max by ({CLUSTER_LABEL}) ({latest})"
+    return f"time() - max by ({CLUSTER_LABEL}) ({numbered})"
 
 
 def replica_value(family: Family, name: str, services: Iterable[str], *, stale_s: float) -> str:

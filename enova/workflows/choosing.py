@@ -121,7 +121,10 @@ def _shape(spec: Read, name: str) -> ModelShape:
     where: SpecPath = ("services", name, "model")
     config = read_config(model)
     if config is not None:
-        return read_shape(config)
+        try:
+            return read_shape(config)
+        except ValueError as error:
+            raise Refused(f"{model}/config.json: {error}") from error
     shape = models.find(model)
     if shape is None:
         message, hint = models.unknown(model)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from enova import __version__
 from enova.base.digest import plain
 from enova.base.errors import Refused
-from enova.capacity.catalog.data import VERSION as CATALOG_VERSION
+from enova.capacity.catalog.data import version as catalog_version
 from enova.effects.state.files import replace_file
 from enova.spec.lock import DEFAULT_ENV, LockedService, serialise
 from enova.workflows.choosing import Chosen, choose, lock_path, read_lock
@@ -22,6 +23,8 @@ class Locked:
     path: str
     chosen: Chosen
     changed: tuple[str, ...]
+    before: Mapping[str, Mapping[str, object]]
+    """The choices the lock held for this stack and environment, by service."""
 
 
 def lock(source: Source, surroundings: Surroundings, *, upgrade: bool, check: bool) -> Locked:
@@ -37,11 +40,15 @@ def lock(source: Source, surroundings: Surroundings, *, upgrade: bool, check: bo
     here = site(surroundings, spec.spec.name, env=spec.env, pool=spec.spec.pool)
     chosen = choose(spec, here.driver.inventory(), upgrade=upgrade, locked=False)
     changed = changed_services(spec, chosen)
+    mine = (spec.spec.name, spec.env or DEFAULT_ENV)
+    before = {
+        key[2]: entry.choice for key, entry in read_lock(spec).entries.items() if key[:2] == mine
+    }
     if check and changed:
         raise Refused(f"{path} is not current for {', '.join(changed)}. Run: enova lock")
     if not check:
         write_lock(spec, chosen)
-    return Locked(str(path), chosen, changed)
+    return Locked(str(path), chosen, changed, before)
 
 
 def changed_services(spec: Read, chosen: Chosen) -> tuple[str, ...]:
@@ -64,14 +71,14 @@ def write_lock(spec: Read, chosen: Chosen) -> None:
         return
     lock = read_lock(spec)
     for name in changed:
-        data = plain(chosen.choices[name])
-        if not isinstance(data, dict):
+        choice = plain(chosen.choices[name])
+        if not isinstance(choice, dict):
             raise TypeError("a choice is a mapping")
         entry = LockedService(
-            choice=data,
+            choice=choice,
             demand=chosen.demands[name],
             enova=__version__,
-            catalog=CATALOG_VERSION,
+            catalog=catalog_version(),
         )
         lock = lock.with_service((spec.spec.name, spec.env or DEFAULT_ENV, name), entry)
     replace_file(path, serialise(lock).encode())

@@ -9,9 +9,6 @@ from typing import Any
 
 from enova.base.digest import digest
 
-VERSION = "2026-11-21"
-"""Date of the facts; a lock says which it was made with."""
-
 
 @cache
 def read(name: str) -> Any:  # noqa: ANN401 - whatever JSON holds; each lookup module types it

@@ -16,18 +16,17 @@ from enova.cli import options
 @options.verbose
 @click.option("--locked", is_flag=True, help="Fail unless enova.lock answers for every service.")
 def command(
-    spec: str, env: str, yes: bool, wait: str, output: str, verbose: bool, locked: bool
+    spec: str, env: str, yes: bool, wait_s: float, output: str, verbose: bool, locked: bool
 ) -> int:
     """Make it so. SPEC is a spec, or a plan saved with `enova plan --save`.
 
     New replicas must serve a token before old ones go. When one fails it is removed, the old ones
-    keep serving, and the reason is shown.
+    keep serving, and the reason is shown. With `-o json` every event is a line on standard output,
+    the outcome the last one.
     """
-    from enova.base.errors import Refused
-    from enova.base.units import parse_duration
-    from enova.cli.carrying import carry_out_and_report
+    from enova.cli.carrying import carry_out_and_report, report_nothing_to_do
     from enova.cli.exits import OK
-    from enova.cli.prompt import consent
+    from enova.cli.prompt import consent, need_consent_beforehand
     from enova.cli.views.plan import put_plan
     from enova.workflows import apply as applying
     from enova.workflows.lock import write_lock
@@ -45,14 +44,20 @@ def command(
     if output == "text":
         put_plan(made, "text", verbose=verbose)
     if made.is_empty:
-        return OK
+        if planned is not None:
+            write_lock(planned.spec, planned.chosen)
+        return report_nothing_to_do(made, output)
     applying.refuse_guards(made)
     if not yes:
-        if spec == "-":
-            raise Refused("a spec from standard input needs --yes")
+        need_consent_beforehand(stdin_spec=spec == "-", output=output)
         consent(f"Apply this to {made.stack}?")
     code = carry_out_and_report(
-        made, here, command="enova apply", output=output, wait_s=parse_duration(wait)
+        made,
+        here,
+        command="enova apply",
+        again=options.again("enova apply", next(iter(made.sources), ""), made.env),
+        output=output,
+        wait_s=wait_s,
     )
     if code == OK and planned is not None:
         write_lock(planned.spec, planned.chosen)

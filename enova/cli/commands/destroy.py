@@ -13,15 +13,13 @@ from enova.cli import options
 @options.yes
 @options.wait
 @options.output("text", "json")
-def command(target: str, env: str, yes: bool, wait: str, output: str) -> int:
+def command(target: str, env: str, yes: bool, wait_s: float, output: str) -> int:
     """Stop everything of a stack and remove its files. The journal stays.
 
     Open requests are given time to end. Without --yes the stack's name must be typed.
     """
-    from enova.base.units import parse_duration
-    from enova.cli.carrying import carry_out_and_report
-    from enova.cli.exits import OK
-    from enova.cli.prompt import consent_by_name
+    from enova.cli.carrying import carry_out_and_report, report_nothing_to_do
+    from enova.cli.prompt import consent_by_name, need_consent_beforehand
     from enova.cli.views.plan import put_plan
     from enova.workflows.apply import refuse_guards
     from enova.workflows.destroy import plan_destroy
@@ -32,10 +30,16 @@ def command(target: str, env: str, yes: bool, wait: str, output: str) -> int:
     if output == "text":
         put_plan(made, "text")
     if made.is_empty:
-        return OK
+        return report_nothing_to_do(made, output)
     refuse_guards(made)
     if not yes:
+        need_consent_beforehand(stdin_spec=target == "-", output=output)
         consent_by_name(made.stack, f"Type {made.stack} to destroy it")
     return carry_out_and_report(
-        made, here, command="enova destroy", output=output, wait_s=parse_duration(wait)
+        made,
+        here,
+        command="enova destroy",
+        again=options.again("enova destroy", made.stack, made.env),
+        output=output,
+        wait_s=wait_s,
     )

@@ -19,7 +19,7 @@ def command(
     target: str,
     env: str,
     yes: bool,
-    wait: str,
+    wait_s: float,
     output: str,
     serial: int | None,
     only_list: bool,
@@ -28,30 +28,34 @@ def command(
 
     The spec file is not touched: until it is changed too, `enova plan` shows the difference.
     """
-    from enova.base.units import parse_duration
-    from enova.cli.carrying import carry_out_and_report
+    from enova.cli.carrying import carry_out_and_report, report_nothing_to_do
     from enova.cli.exits import OK
-    from enova.cli.prompt import consent
-    from enova.cli.views.history import history_lines
-    from enova.cli.views.line import put
+    from enova.cli.prompt import consent, need_consent_beforehand
+    from enova.cli.views.history import put_history
     from enova.cli.views.plan import put_plan
     from enova.workflows.apply import refuse_guards
     from enova.workflows.rollback import history, plan_rollback
     from enova.workflows.wiring import open_named
 
     here = open_named(options.surroundings(), target, env=env)
-    if output == "text":
-        put(history_lines(history(here)))
+    if only_list or output == "text":
+        put_history(history(here), output)
     if only_list:
         return OK
     going = plan_rollback(here, serial=serial)
     if output == "text":
         put_plan(going.plan, "text")
     if going.plan.is_empty:
-        return OK
+        return report_nothing_to_do(going.plan, output)
     refuse_guards(going.plan)
     if not yes:
+        need_consent_beforehand(stdin_spec=target == "-", output=output)
         consent(f"Go back to apply {going.to.serial}?")
     return carry_out_and_report(
-        going.plan, here, command="enova rollback", output=output, wait_s=parse_duration(wait)
+        going.plan,
+        here,
+        command="enova rollback",
+        again=options.again(f"enova rollback --to {going.to.serial}", here.state.stack, env),
+        output=output,
+        wait_s=wait_s,
     )

@@ -18,14 +18,12 @@ def command(spec: str, env: str, output: str) -> int:
 
     Nothing is contacted and nothing is changed. A folder means every stack in it.
     """
-    import os
-
     from enova.base.errors import SpecError
     from enova.cli.exits import FAILED, OK
     from enova.workflows.loading import read_all
 
     try:
-        found = read_all(options.source(spec, env), os.environ)
+        found = read_all(options.source(spec, env), options.environment())
     except SpecError as error:
         if output == "text":
             raise

@@ -65,11 +65,11 @@ class _Lines:
         total = len(self._numbers)
         number = self._numbers[event.action]
         place = f"[{number:>{len(str(total))}}/{total}] {event.address:<{self._width}}"
-        self._stream.write(f"{place}  {event.step}: {_words(event)}\n")
+        self._stream.write(f"{place}  {event.step}: {event_words(event)}\n")
         self._stream.flush()
 
 
-_About = (
+AboutAction = (
     events.ActionStarted
     | events.ActionProgress
     | events.ActionDone
@@ -79,7 +79,8 @@ _About = (
 )
 
 
-def _words(event: _About) -> str:
+def event_words(event: AboutAction) -> str:
+    """What an event says about its action."""
     match event:
         case events.ActionStarted():
             return f"started ({event.cause})"

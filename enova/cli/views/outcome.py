@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from enova.cli.views.line import Line, columns
 from enova.effects.outcome import Failure, Outcome
+from enova.spec.model import Spec
 from enova.stack.observed import Observed, State
 from enova.stack.plan import Plan
 from enova.workflows.apply import Applied, ask_in
@@ -82,14 +83,15 @@ def nothing_to_do(made: Plan) -> Mapping[str, object]:
 def endpoints(made: Plan) -> list[tuple[str, str]]:
     """Base URL of each service behind the gateway."""
     ask = ask_in(made)
-    if ask is None:
-        return []
-    gateway = ask.spec.gateway
+    return base_urls(ask.spec) if ask is not None else []
+
+
+def base_urls(spec: Spec) -> list[tuple[str, str]]:
+    """Base URL of each service of a spec, as this machine reaches it."""
+    gateway = spec.gateway
     scheme = "https" if gateway.tls else "http"
     host = "127.0.0.1" if gateway.host in ("0.0.0.0", "::") else gateway.host  # noqa: S104
-    return [
-        (name, f"{scheme}://{host}:{gateway.port}/{name}/v1") for name in sorted(ask.spec.services)
-    ]
+    return [(name, f"{scheme}://{host}:{gateway.port}/{name}/v1") for name in sorted(spec.services)]
 
 
 def _succeeded(ending: Ending) -> list[Line]:

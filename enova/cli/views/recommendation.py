@@ -102,7 +102,15 @@ def _sized(told: Data, shown: Sequence[str], *, verbose: bool) -> list[Line]:
     rows = [_map(row) for row in _list(told["rows"])]
     # The chosen row is first, rejections are last: both belong into the short form.
     cut = rows if verbose or len(rows) <= MOST_ROWS else rows[:MOST_ROWS]
-    head = ("", "choice", "GPUs", *(f"{_metric(key)} ms" for key in shown), "KV spare", "$/h", "$/M tok")
+    head = (
+        "",
+        "choice",
+        "GPUs",
+        *(f"{_metric(key)} ms" for key in shown),
+        "KV spare",
+        "$/h",
+        "$/M tok",
+    )
     cells = [(*head, ""), *(_row(row, shown) for row in cut)]
     texts = columns(cells, indent="  ", right=range(2, len(head)))
     lines = [Line()]
@@ -150,9 +158,7 @@ def _predicted(choice: Data, shown: Sequence[str]) -> Iterable[Line]:
     """What one replica is expected to do at the peak, and how sure that is."""
     prediction = _map(choice["prediction"])
     latencies = _map(prediction["latencies"])
-    parts = [
-        f"{_metric(key)} {_figure(latencies[key])} ms" for key in shown if latencies.get(key)
-    ]
+    parts = [f"{_metric(key)} {_figure(latencies[key])} ms" for key in shown if latencies.get(key)]
     parts.append(f"{_figure(prediction['tokens_per_s'], 1)} tokens/s")
     parts.append(f"{_figure(prediction['running'], 1)} running")
     attained = _map(prediction["attainment"])

@@ -165,6 +165,5 @@ class ProcessDriver:
         if running:
             raise ActionFailed(action.address, "remove", f"{', '.join(sorted(running))} still runs")
         process_launch.kill(process_table.marked(self._ground.marks()), address=action.address)
-        self._gateways.forget_shared_memory()
         if self._ground.run.exists():
             shutil.rmtree(self._ground.run)

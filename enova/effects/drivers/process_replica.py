@@ -277,9 +277,7 @@ class Replicas:
         lines = process_log.tail(folder.log, process_launch.TAIL_LINES)
         ended = folder.exit()
         lost = (
-            ended is not None
-            and not ended.asked
-            and process_log.address_in_use(ended.last_lines)
+            ended is not None and not ended.asked and process_log.address_in_use(ended.last_lines)
         )
         if not lost or meta.port_tries >= PORT_TRIES:
             reason = process_launch.ended_reason(folder)

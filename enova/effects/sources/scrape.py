@@ -114,13 +114,18 @@ class ScrapeSource:
             return
         for instance, endpoint in target.instances:
             page = pages[instance]
-            if isinstance(page, str):
-                try:
-                    self._ring.add_engine(instance, engine_sample(page, families, at_s=now))
-                except (ValueError, KeyError) as error:
-                    notes.append(f"{instance}: its page cannot be read: {error}")
-            else:
+            if not isinstance(page, str):
                 notes.append(f"{instance} did not answer at {endpoint}: {_words(page)}")
+                continue
+            try:
+                sample = engine_sample(page, families, at_s=now)
+            except (ValueError, KeyError) as error:
+                notes.append(f"{instance}: its page cannot be read: {error}")
+                continue
+            if sample.running is None and sample.waiting is None:
+                notes.append(f"{instance}: its page has no numbers of {target.engine}")
+                continue
+            self._ring.add_engine(instance, sample)
 
     def _take_gateway(
         self, notes: Mapping[str, list[str]], page: str | Exception, *, now: float

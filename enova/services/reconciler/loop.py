@@ -9,14 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from queue import SimpleQueue
 
 from enova.base.errors import EnovaError, Refused
-from enova.effects.clock import Inbox
 from enova.effects.execute import Outcome, StopFlag
 from enova.effects.sources.base import GatewayTarget, SignalSource
 from enova.effects.state.journal import Kind
 from enova.policy import healing
 from enova.policy.scaling import Decision
+from enova.services.reconciler.capacity import capacity_tables
 from enova.services.reconciler.memory import memory_from_plain, memory_to_plain
 from enova.services.reconciler.tick import Memory, Seen, Tick, tick
 from enova.stack.events import Event
@@ -53,14 +54,14 @@ class Parts:
 
 def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVAL_S) -> None:
     """Tick until told to stop or the stack is gone."""
-    nobody: Inbox[bool] = Inbox()
-    stop.listen(lambda: nobody.put(True))
+    asked: SimpleQueue[bool] = SimpleQueue()
+    stop.listen(lambda: asked.put(True))
     while not stop.requested:
         report = once(here, parts, stop=stop)
         parts.tell(report)
         if report.ended:
             return
-        here.clock.take(nobody, interval_s)
+        here.clock.take(asked, interval_s)
 
 
 def once(here: Site, parts: Parts, *, stop: StopFlag) -> Report:
@@ -96,6 +97,7 @@ def _conclude(here: Site, seen: Gathered, memory: Memory, parts: Parts) -> Tick:
             observed=seen.observed,
             inventory=seen.inventory,
             signals=signals,
+            tables=capacity_tables(seen.recorded),
             prometheus_available=seen.prometheus_available,
             now=now,
         ),

@@ -42,6 +42,8 @@ class Seen:
     observed: Observed
     inventory: Inventory
     signals: Mapping[str, Signals]
+    tables: Mapping[str, scaling.CapacityTable]
+    """What each service's replicas carry within its goals."""
     prometheus_available: bool
     now: float
 
@@ -68,7 +70,7 @@ def tick(seen: Seen, memory: Memory) -> Tick:
         decision, scaled[name] = scaling.decide(
             memory.scaling.get(name, scaling.Memory()),
             seen.signals.get(name) or Signals(at_s=seen.now, window_s=0.0),
-            table=scaling.CapacityTable(per_replica_rate=choice.rate_per_replica),
+            table=seen.tables[name],
             bounds=_bounds(service, instances),
             supply=_supply(instances),
             current=current,

@@ -1,20 +1,25 @@
-"""Envoy's bootstrap as data: the whole gateway of a stack, rendered from one settings value.
+"""The whole gateway of a stack as Envoy's configuration, rendered from one settings value.
 
-In: ``GatewaySettings`` and the text of ``templates/gateway.lua``. Out: a dictionary that the
-caller dumps as JSON or YAML. Pure: the same settings give the same bytes. Services come and go
-through the bootstrap (a new gateway process takes over the port, see ``effects.gateway``);
-replicas come and go through the membership files (``envoy_members``) without any of that.
+In: ``GatewaySettings`` and the text of ``templates/gateway.lua``. Out: data that the caller dumps
+as JSON. Pure: the same settings give the same bytes. Two forms: ``render_files`` is the live one,
+where listeners, routes and clusters are files that Envoy watches, so that services, limits and
+even the port change while requests flow (``effects.gateway.apply_files``); ``render_bootstrap``
+holds everything in one document, for Envoy's own check and for targets that restart instead.
+Replicas come and go through the membership files (``envoy_members``) in both.
 """
 
 from __future__ import annotations
 
+from enova.base.digest import digest
 from enova.stack.render.envoy_clusters import (
     admin_cluster,
+    file_source,
     nowhere_cluster,
     otlp_cluster,
     service_cluster,
 )
 from enova.stack.render.envoy_listener import client_listener, metrics_listener
+from enova.stack.render.envoy_routes import route_table
 from enova.stack.render.envoy_settings import GatewaySettings
 
 Document = dict[str, object]
@@ -22,26 +27,85 @@ Document = dict[str, object]
 _MONITORS = "type.googleapis.com/envoy.extensions.resource_monitors"
 
 
+BOOTSTRAP = "bootstrap.json"
+CLUSTERS = "clusters.json"
+ROUTES = "routes.json"
+LISTENERS = "listeners.json"
+
+_RESOURCES = "type.googleapis.com/envoy.config"
+
+
 def render_bootstrap(settings: GatewaySettings, lua_source: str) -> Document:
-    """The bootstrap of one gateway process."""
-    listeners = [client_listener(settings, lua_source)]
-    clusters = [
-        *(
-            service_cluster(service, settings)
-            for service in sorted(settings.services, key=lambda service: service.name)
-        ),
-        nowhere_cluster(),
-    ]
+    """Everything in one document."""
+    routes: Document = {"route_config": route_table(settings)}
+    return {
+        **_process(settings),
+        "static_resources": {
+            "listeners": _listeners(settings, lua_source, routes),
+            "clusters": _clusters(settings),
+        },
+    }
+
+
+def render_files(settings: GatewaySettings, lua_source: str) -> dict[str, Document]:
+    """The live form, by file name in ``settings.config_dir``.
+
+    A change of ``BOOTSTRAP`` needs a new process, a change of any other file does not. Raises
+    ValueError when the settings name no ``config_dir``.
+    """
+    directory = settings.config_dir
+    if directory is None:
+        raise ValueError("the live form needs a directory for its files")
+    routes: Document = {
+        "rds": {
+            "route_config_name": settings.stack,
+            "config_source": file_source(f"{directory}/{ROUTES}"),
+        }
+    }
+    return {
+        BOOTSTRAP: {
+            **_process(settings),
+            "dynamic_resources": {
+                "lds_config": file_source(f"{directory}/{LISTENERS}"),
+                "cds_config": file_source(f"{directory}/{CLUSTERS}"),
+            },
+        },
+        CLUSTERS: _resources("cluster.v3.Cluster", _clusters(settings)),
+        LISTENERS: _resources("listener.v3.Listener", _listeners(settings, lua_source, routes)),
+        ROUTES: _resources("route.v3.RouteConfiguration", [route_table(settings)]),
+    }
+
+
+def _resources(kind: str, items: list[Document]) -> Document:
+    typed: list[Document] = [{"@type": f"{_RESOURCES}.{kind}", **item} for item in items]
+    return {"version_info": digest(typed), "resources": typed}
+
+
+def _listeners(settings: GatewaySettings, lua_source: str, routes: Document) -> list[Document]:
+    listeners = [client_listener(settings, lua_source, routes)]
     if settings.metrics_port is not None:
         listeners.append(metrics_listener(settings.metrics_port))
+    return listeners
+
+
+def _clusters(settings: GatewaySettings) -> list[Document]:
+    clusters = [
+        service_cluster(service, settings)
+        for service in sorted(settings.services, key=lambda service: service.name)
+    ]
+    clusters.append(nowhere_cluster())
+    if settings.metrics_port is not None:
         clusters.append(admin_cluster(settings))
     if settings.otlp_endpoint is not None:
         clusters.append(otlp_cluster(*settings.otlp_endpoint))
+    return clusters
+
+
+def _process(settings: GatewaySettings) -> Document:
+    """What one process keeps for its life."""
     return {
-        "stats_flush_interval": "1s",
         "node": {"id": f"{settings.stack}-gateway", "cluster": settings.stack},
         "admin": {"address": _admin_address(settings)},
-        "static_resources": {"listeners": listeners, "clusters": clusters},
         "stats_config": {
             "stats_tags": [{"tag_name": name, "fixed_value": v} for name, v in settings.labels]
         },

@@ -26,20 +26,23 @@ def seconds(value: float) -> str:
     return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
 
 
+def file_source(path: str) -> Document:
+    """A piece of configuration in a file: applied whenever a file is moved into its directory."""
+    return {
+        "resource_api_version": "V3",
+        "path_config_source": {
+            "path": path,
+            "watched_directory": {"path": path.rpartition("/")[0] or "/"},
+        },
+    }
+
+
 def service_cluster(service: GatewayService, settings: GatewaySettings) -> Document:
     """The cluster of one service, named like the service."""
     return {
         "name": service.name,
         "type": "EDS",
-        "eds_cluster_config": {
-            "eds_config": {
-                "resource_api_version": "V3",
-                "path_config_source": {
-                    "path": settings.members_path(service.name),
-                    "watched_directory": {"path": settings.members_dir},
-                },
-            }
-        },
+        "eds_cluster_config": {"eds_config": file_source(settings.members_path(service.name))},
         "connect_timeout": seconds(service.connect_timeout_s),
         "per_connection_buffer_limit_bytes": 256 * 1024,
         "load_balancing_policy": {"policies": [{"typed_extension_config": _balance(service)}]},

@@ -7,9 +7,8 @@ the body of an answer, so streams pass as they come.
 
 from __future__ import annotations
 
-from enova.stack.render.envoy_clusters import seconds
+from enova.stack.render.envoy_clusters import file_source, seconds
 from enova.stack.render.envoy_errors import error_table
-from enova.stack.render.envoy_routes import route_table
 from enova.stack.render.envoy_secrets import (
     API_KEY_TYPE,
     API_KEYS,
@@ -54,20 +53,21 @@ _ROUTER: Document = {
 }
 
 
-def client_listener(settings: GatewaySettings, lua_source: str) -> Document:
-    """The listener that clients use."""
+def client_listener(settings: GatewaySettings, lua_source: str, routes: Document) -> Document:
+    """The listener that clients use. ``routes`` is the table itself or where it is found."""
     chain: Document = {
         "filters": [
             {
                 "name": "envoy.filters.network.http_connection_manager",
-                "typed_config": _connection_manager(settings, lua_source),
+                "typed_config": _connection_manager(settings, lua_source, routes),
             }
         ]
     }
     if settings.tls_path is not None:
         chain["transport_socket"] = _tls(settings.tls_path)
     return {
-        "name": "gateway",
+        # Another port is another listener: Envoy opens the new one and drains the old.
+        "name": f"gateway-{settings.port}",
         "address": _address(settings.listen_host, settings.port),
         # A slow reader holds at most this much of an answer. Request bodies have their own,
         # larger limit on the virtual host, because they are kept for another try.
@@ -103,7 +103,7 @@ def _address(host: str, port: int) -> Document:
     return {"socket_address": {"address": host, "port_value": port}}
 
 
-def _connection_manager(settings: GatewaySettings, lua_source: str) -> Document:
+def _connection_manager(settings: GatewaySettings, lua_source: str, routes: Document) -> Document:
     manager: Document = {
         "@type": _HCM,
         "stat_prefix": "gateway",
@@ -121,13 +121,12 @@ def _connection_manager(settings: GatewaySettings, lua_source: str) -> Document:
         "stream_idle_timeout": "300s",
         "drain_timeout": "5s",
         "common_http_protocol_options": {
-            # Also how long an old gateway waits for idle clients after a take-over.
             "idle_timeout": "75s",
             "headers_with_underscores_action": "DROP_HEADER",
         },
         "early_header_mutation_extensions": [_strip_internal_headers()],
         "local_reply_config": error_table(),
-        "route_config": route_table(settings),
+        **routes,
         "http_filters": [
             *([_key_filter(settings.keys_path)] if settings.keys_path is not None else []),
             *_limit_filters(settings),
@@ -156,16 +155,9 @@ def _strip_internal_headers() -> Document:
 
 
 def _key_filter(path: str) -> Document:
-    directory = path.rpartition("/")[0] or "/"
     return {
         "name": API_KEYS,
-        "config_discovery": {
-            "config_source": {
-                "resource_api_version": "V3",
-                "path_config_source": {"path": path, "watched_directory": {"path": directory}},
-            },
-            "type_urls": [API_KEY_TYPE],
-        },
+        "config_discovery": {"config_source": file_source(path), "type_urls": [API_KEY_TYPE]},
     }
 
 
@@ -254,7 +246,6 @@ def _access_log(path: str) -> Document:
 
 
 def _tls(secret_path: str) -> Document:
-    directory = secret_path.rpartition("/")[0] or "/"
     return {
         "name": "envoy.transport_sockets.tls",
         "typed_config": {
@@ -263,16 +254,7 @@ def _tls(secret_path: str) -> Document:
                 "tls_params": {"tls_minimum_protocol_version": "TLSv1_2"},
                 "alpn_protocols": ["h2", "http/1.1"],
                 "tls_certificate_sds_secret_configs": [
-                    {
-                        "name": CERTIFICATE,
-                        "sds_config": {
-                            "resource_api_version": "V3",
-                            "path_config_source": {
-                                "path": secret_path,
-                                "watched_directory": {"path": directory},
-                            },
-                        },
-                    }
+                    {"name": CERTIFICATE, "sds_config": file_source(secret_path)}
                 ],
             },
         },

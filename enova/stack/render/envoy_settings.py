@@ -77,7 +77,9 @@ class GatewayService:
 class GatewaySettings:
     """One gateway of one stack. Exactly one of ``admin_path`` and ``admin_port`` is set.
 
-    ``members_dir`` is watched: it holds one membership file per service (``members_path``).
+    ``config_dir`` holds the bootstrap and the watched listeners, routes and clusters; a stack's
+    gateway that is not ours to change while it runs leaves it empty. ``members_dir`` is watched
+    too: it holds one membership file per service (``members_path``).
     ``keys_path`` is where the API keys will be, empty when the gateway asks for none.
     ``metrics_port`` serves ``/metrics`` for Prometheus on loopback, without the rest of the
     admin interface. ``max_body_bytes`` bounds what one request may hold in memory; a body that
@@ -88,6 +90,7 @@ class GatewaySettings:
     services: tuple[GatewayService, ...]
     members_dir: str
     access_log_path: str
+    config_dir: str | None = None
     listen_host: str = "127.0.0.1"
     port: int = 9199
     admin_path: str | None = None

@@ -27,7 +27,7 @@ def limits(**changes: int) -> ReplicaLimits:
 def tokens_of(
     replica: Replica, requests: list[SimRequest], *, aborts: dict[int, float], jump: bool
 ):
-    """Every (time, id) at which a token came out, in order; strides when ``jump``."""
+    """Every (time, id) at which a token came out; those of strides (when ``jump``) without id."""
     todo = sorted(
         [(r.arrival_s, 0, r) for r in requests] + [(t, 1, i) for i, t in aborts.items()],
         key=lambda event: (event[0], event[1], str(event[2])),
@@ -39,7 +39,7 @@ def tokens_of(
         if end is not None and end <= until:
             stride = replica.stride(until) if jump else None
             if stride is not None:
-                out.append((stride.now, stride.steps * stride.decodes))
+                out.extend([(stride.now, -1)] * (stride.steps * stride.decodes))
                 continue
             result = replica.finish_step()
             out.extend((result.now, request) for request, _ in result.emitted)
@@ -127,12 +127,12 @@ def test_strides_change_nothing(scene) -> None:
     lim, requests, aborts = scene
     single, jumping = Replica(STEP, lim), Replica(STEP, lim)
     one = tokens_of(single, requests, aborts=aborts, jump=False)
-    tokens_of(jumping, requests, aborts=aborts, jump=True)
+    strides = tokens_of(jumping, requests, aborts=aborts, jump=True)
     assert jumping.steps == single.steps
     assert jumping.preemptions == single.preemptions
     assert jumping.prefix_hits == single.prefix_hits
     assert jumping.kv_blocks_used == 0
-    assert one
+    assert len(strides) == len(one)
 
 
 def ends(lim: ReplicaLimits, requests: list[SimRequest], *, jump: bool) -> dict[int, float]:
@@ -150,7 +150,7 @@ def ends(lim: ReplicaLimits, requests: list[SimRequest], *, jump: bool) -> dict[
     return done
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(scenes())
 def test_strides_end_requests_at_the_same_times(scene) -> None:
     lim, requests, _ = scene

@@ -11,13 +11,7 @@ import httpx
 import pytest
 from gateway_world import Backend, Gateway, Start, free_port, until
 
-from enova.effects.gateway import (
-    Launch,
-    envoy_binary,
-    first_launch,
-    forget_shared_memory,
-    write_members,
-)
+from enova.effects.gateway import envoy_binary, write_members
 from enova.stack.render.envoy_settings import GatewayService, GatewaySettings
 
 
@@ -68,24 +62,25 @@ def start(folder: Path) -> Iterator[Start]:
         pytest.skip("no Envoy binary on this machine")
     started: list[Gateway] = []
 
-    def begin(*services: GatewayService, launch: Launch | None = None, **more: object) -> Gateway:
+    def begin(*services: GatewayService, **more: object) -> Gateway:
+        number = len(started)
         services = services or (GatewayService("chat", ("tiny",)),)
-        launch = launch or first_launch(folder / "base-id")
         settings = GatewaySettings(
             **{
                 "stack": "demo",
                 "services": services,
                 "members_dir": str(folder / "members"),
+                "config_dir": str(folder / f"config-{number}"),
                 "access_log_path": str(folder / "access.log"),
                 "port": free_port(),
-                "admin_path": str(folder / f"admin-{launch.epoch}.sock"),
+                "admin_path": str(folder / f"admin-{number}.sock"),
                 **more,
             }  # type: ignore[arg-type]  # the keywords of the tests are right
         )
         for service in services:
             if not (folder / "members" / f"{service.name}.json").exists():
                 write_members(folder / "members", service.name, ())
-        gateway = Gateway(folder, settings, launch)
+        gateway = Gateway(folder, settings)
         started.append(gateway)
         gateway.start()
         return gateway
@@ -93,4 +88,3 @@ def start(folder: Path) -> Iterator[Start]:
     yield begin
     for gateway in reversed(started):
         gateway.stop()
-        forget_shared_memory(gateway.launch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,16 +17,16 @@ from pathlib import Path
 import httpx
 
 from enova.effects.gateway import (
-    Launch,
+    apply_files,
     command_line,
     envoy_binary,
-    write_document,
+    write_files,
     write_members,
 )
 from enova.effects.gateway_admin import GatewayAdmin
-from enova.stack.render.envoy import render_bootstrap
+from enova.stack.render.envoy import BOOTSTRAP, render_files
 from enova.stack.render.envoy_members import Member
-from enova.stack.render.envoy_settings import GatewaySettings
+from enova.stack.render.envoy_settings import GatewayService, GatewaySettings
 
 LUA = (Path(__file__).parents[3] / "templates" / "gateway.lua").read_text()
 
@@ -89,23 +90,33 @@ class Backend:
 class Gateway:
     """One Envoy process and the folder it lives in."""
 
-    def __init__(self, folder: Path, settings: GatewaySettings, launch: Launch) -> None:
+    def __init__(self, folder: Path, settings: GatewaySettings) -> None:
         self.folder = folder
         self.settings = settings
-        self.launch = launch
         self.admin = GatewayAdmin(Path(settings.admin_path or ""))
         self.members = folder / "members"
         self.log = Path(settings.access_log_path)
         self.url = f"http://127.0.0.1:{settings.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        bootstrap = self.folder / f"bootstrap-{self.launch.epoch}.json"
-        write_document(bootstrap, render_bootstrap(self.settings, LUA))
+    def start(self, *, bootstrap: dict[str, object] | None = None) -> None:
+        assert self.settings.config_dir is not None
+        config = Path(self.settings.config_dir)
+        files = {BOOTSTRAP: bootstrap} if bootstrap else render_files(self.settings, LUA)
+        shutil.rmtree(config, ignore_errors=True)
+        write_files(config, files)
         binary = envoy_binary()
         assert binary is not None
-        self.process = subprocess.Popen(command_line(binary, bootstrap, launch=self.launch))
+        self.process = subprocess.Popen(command_line(binary, config / BOOTSTRAP))
         assert self.admin.wait_ready(30), "Envoy did not become ready"
+
+    def change(self, *services: GatewayService, **more: object) -> None:
+        """Bring the running gateway to other settings."""
+        changed = {"services": services or self.settings.services, **more}
+        self.settings = replace(self.settings, **changed)  # type: ignore[arg-type]  # as above
+        self.url = f"http://127.0.0.1:{self.settings.port}"
+        files = render_files(self.settings, LUA)
+        assert apply_files(Path(self.settings.config_dir or ""), files, self.admin)
 
     def serve(self, service: str, *members: Member, healthy: bool = True) -> None:
         """Write the members and wait until Envoy has them."""
@@ -181,8 +192,8 @@ class Load:
 class Stream:
     """One open streamed request."""
 
-    def __init__(self, gateway: Gateway, **todo: object) -> None:
-        body = {"model": "tiny", "stream": True, "test": todo}
+    def __init__(self, gateway: Gateway, model: str = "tiny", **todo: object) -> None:
+        body = {"model": model, "stream": True, "test": todo}
         self._client = httpx.Client(timeout=60)
         self._context = self._client.stream("POST", gateway.url + "/v1/completions", json=body)
         self.response = self._context.__enter__()

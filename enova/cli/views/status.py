@@ -1,0 +1,205 @@
+"""A stack's status as text or JSON; watched, drawn over itself on a terminal.
+
+In: ``workflows.status.Status``. Out: lines or one JSON object a look. Unknown numbers are said to
+be unknown, never shown as zero.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+import click
+
+from enova.base.digest import plain
+from enova.base.units import format_duration, format_rate
+from enova.cli.views.history import utc
+from enova.cli.views.line import Line, colour_wanted, columns, lively, put
+from enova.cli.views.outcome import base_urls
+from enova.effects.state.journal import Entry
+from enova.policy.signals import ReplicaSignals, Signals
+from enova.stack.observed import Instance, Member, State
+from enova.workflows.status import Status
+
+SCHEMA = 1
+COLOURS = {
+    State.SERVING: "green",
+    State.STARTING: "blue",
+    State.UNHEALTHY: "yellow",
+    State.EXITED: "red",
+    State.UNKNOWN: "yellow",
+}
+
+
+@contextmanager
+def status_view(
+    output: str, stack: str, env: str, *, live: bool
+) -> Iterator[Callable[[Status], None]]:
+    """A function that shows one status; ``live`` draws over the one before on a terminal."""
+
+    def as_json(now: Status) -> None:
+        document = status_document(now, stack, env)
+        click.echo(json.dumps(document, ensure_ascii=False, indent=None if live else 2))
+
+    def as_text(now: Status) -> None:
+        put(status_lines(now, stack, env))
+
+    if output == "json":
+        yield as_json
+    elif live and lively(sys.stdout, os.environ):
+        from rich.console import Console
+        from rich.live import Live
+        from rich.text import Text
+
+        console = Console(no_color=not colour_wanted(sys.stdout, os.environ))
+        with Live(console=console, auto_refresh=False, screen=True) as display:
+
+            def drawn(now: Status) -> None:
+                text = Text()
+                for line in status_lines(now, stack, env):
+                    style = " ".join(filter(None, ["bold" if line.bold else "", line.colour]))
+                    text.append(line.text + "\n", style or None)
+                display.update(text, refresh=True)
+
+            yield drawn
+    else:
+        yield as_text
+
+
+def status_document(now: Status, stack: str, env: str) -> Mapping[str, object]:
+    """The JSON form."""
+    return {
+        "schema": SCHEMA,
+        "stack": stack,
+        "env": env,
+        "applied": now.applied is not None,
+        "serial": now.record.serial,
+        "applying": now.record.applying,
+        "counts": plain(now.record.counts),
+        "endpoints": dict(base_urls(now.applied.spec)) if now.applied else {},
+        "instances": plain(now.observed.instances),
+        "components": plain(now.observed.components),
+        "members": plain(now.observed.members),
+        "unreachable_hosts": plain(now.observed.unreachable_hosts),
+        "signals": plain(now.signals),
+        "lease": plain(now.lease),
+        "recent": plain(now.recent),
+    }
+
+
+def status_lines(now: Status, stack: str, env: str) -> list[Line]:
+    """The text form."""
+    name = f"{stack} ({env})" if env else stack
+    if now.applied is None:
+        lines = [Line(f"stack {name}: nothing is applied.", bold=True)]
+        left = {i.address for i in now.observed.instances}
+        left |= {c.address for c in now.observed.components}
+        if left:
+            found = ", ".join(sorted(left))
+            lines.append(Line(f"These run all the same: {found}", "yellow"))
+        return [*lines, *_recent(now.recent)]
+    target = now.applied.spec.pool.target
+    title = f"stack {name} on target {target}, apply {now.record.serial}{_lease(now)}"
+    lines = [Line(title, bold=True), Line()]
+    urls = dict(base_urls(now.applied.spec))
+    for service in sorted(now.applied.choices):
+        lines += _service(now, service, urls[service])
+        lines.append(Line())
+    rows = [
+        (f"  {component.address}", component.state.value, component.endpoint or "")
+        for component in now.observed.components
+    ]
+    lines += [Line(text) for text in columns(rows)]
+    if not any(c.address == "gateway" for c in now.observed.components):
+        lines.append(Line("  gateway  does not run", "red"))
+    for host in now.observed.unreachable_hosts:
+        lines.append(Line(f"{host} does not answer: what runs there is unknown.", "yellow"))
+    return [*lines, *_recent(now.recent)]
+
+
+def _lease(now: Status) -> str:
+    if now.lease.state == "held" and now.lease.holder is not None:
+        return f", being changed by {now.lease.holder}"
+    return ", an apply was interrupted: run enova plan" if now.record.applying else ""
+
+
+def _service(now: Status, service: str, url: str) -> Iterable[Line]:
+    instances = now.observed.of_service(service)
+    serving = sum(1 for one in instances if one.state is State.SERVING)
+    ordered = now.record.counts.get(service)
+    of = f" of {ordered} ordered" if ordered is not None else ""
+    yield Line(f"{service}  {serving}{of} serving  {url}", bold=True)
+    signals = now.signals.get(service)
+    if signals is None:
+        yield Line("  signals: none were read")
+    else:
+        yield from _signals(signals)
+    members = {member.instance: member for member in now.observed.members.get(service, ())}
+    numbers = signals.replicas if signals else {}
+    rows = [_instance(one, members.get(one.id), numbers.get(one.id)) for one in instances]
+    for one, text in zip(instances, columns(rows, indent="  "), strict=True):
+        yield Line(text, COLOURS[one.state])
+
+
+def _signals(signals: Signals) -> Iterable[Line]:
+    def rate(value: float | None, unit: str = "") -> str:
+        return "unknown" if value is None else f"{format_rate(value)}{unit}"
+
+    def time(value: float | None) -> str:
+        return "unknown" if value is None else format_duration(value)
+
+    def share(value: float | None) -> str:
+        return "unknown" if value is None else f"{100 * value:.3g} %"
+
+    def count(value: float | None) -> str:
+        return "unknown" if value is None else f"{value:g}"
+
+    window = f"last {format_duration(signals.window_s)}" if signals.window_s else "now"
+    yield Line(
+        f"  {window}, from {signals.source}: {rate(signals.arrival_rate)} arrive, "
+        f"{share(signals.success_rate)} succeed, {count(signals.running)} running, "
+        f"{count(signals.waiting)} waiting"
+    )
+    yield Line(
+        f"  TTFT p95 {time(signals.ttft_p95)}, ITL p95 {time(signals.itl_p95)}, "
+        f"e2e p95 {time(signals.e2e_p95)}, KV cache {share(signals.kv_usage)} used, "
+        f"{rate(signals.generation_tokens_rate)} tokens"
+    )
+    for note in signals.notes:
+        yield Line(f"  {note}")
+
+
+def _instance(
+    one: Instance, member: Member | None, numbers: ReplicaSignals | None
+) -> tuple[str, ...]:
+    if member is None:
+        door = "not behind the gateway"
+    else:
+        door = "draining" if member.draining else f"weight {member.weight}"
+    held = [
+        f"gpu {','.join(map(str, one.placement.gpus))}" if one.placement.gpus else "",
+        f"cores {','.join(map(str, one.placement.cores))}" if one.placement.cores else "",
+    ]
+    place = " ".join([one.placement.host, *filter(None, held)])
+    work = ""
+    if numbers is not None and numbers.running is not None:
+        work = f"{numbers.running:g} running"
+    detail = "; ".join([*([one.exit_reason] if one.exit_reason else []), *one.tampered])
+    return (one.address, one.state.value, one.id, place, door, work, detail)
+
+
+def _recent(entries: Iterable[Entry]) -> list[Line]:
+    shown = [(utc(entry.at), entry.kind, entry.address, _detail(entry.detail)) for entry in entries]
+    if not shown:
+        return []
+    return [Line(), Line("Last in the journal:"), *map(Line, columns(shown, indent="  "))]
+
+
+def _detail(detail: Mapping[str, object]) -> str:
+    for key in ("reason", "cause", "why", "result", "failure"):
+        if detail.get(key):
+            return str(detail[key])
+    return ""
