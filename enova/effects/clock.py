@@ -14,6 +14,9 @@ from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 
+Inbox = SimpleQueue
+"""What ``take`` waits for."""
+
 
 class Clock(Protocol):
     """What time it is, and waiting."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from enova.effects.sources.base import ServiceTargets
 from enova.effects.state.journal import Entry
@@ -30,9 +31,18 @@ class Status:
     recent: tuple[Entry, ...]
 
 
-def status(here: Site, signals: Mapping[str, Signals], *, recent: int = 5) -> Status:
-    """The status of a stack; ``signals`` were read by the caller's source."""
+class ReadSignals(Protocol):
+    """How the signals of what was applied are read."""
+
+    def __call__(self, applied: Ask, observed: Observed) -> Mapping[str, Signals]:
+        """Signals by service."""
+        ...
+
+
+def status(here: Site, read_signals: ReadSignals, *, recent: int = 5) -> Status:
+    """The status of a stack now."""
     seen = gather(here)
+    signals = read_signals(seen.recorded, seen.observed) if seen.recorded is not None else {}
     return Status(
         record=seen.record,
         applied=seen.recorded,

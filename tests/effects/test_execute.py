@@ -373,10 +373,10 @@ def test_the_main_thread_takes_interrupts_while_it_waits(times: int, done: str) 
         for _ in range(times):
             process.send_signal(signal.SIGINT)
             assert process.stdout.readline() == "asked\n"
-        assert process.communicate(timeout=30)[0] == f"interrupted {done}\n"
+        assert process.stdout.read() == f"interrupted {done}\n"
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
 def test_a_stop_after_everything_is_still_a_success() -> None:

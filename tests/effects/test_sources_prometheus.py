@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import pytest
 
 from enova.effects.sources.base import FirstAnswering, GatewayTarget, ServiceTargets
-from enova.effects.sources.prometheus import Asking, PrometheusSource
+from enova.effects.sources.prometheus import Asking, PrometheusSource, asking_every
 from enova.policy.signals import ReplicaSignals, Signals
 from tests.effects.pages_server import Pages, serving
 
@@ -173,6 +173,11 @@ def test_a_slow_prometheus_is_left_at_the_deadline(server: Pages, recorded: Reco
     server.answer = slow
     assert nothing_known(read(server))
     assert len(server.asked) <= 4
+
+
+def test_a_window_holds_several_scrapes_of_any_prometheus() -> None:
+    assert asking_every(5) == Asking(window_s=30, stale_s=15)
+    assert asking_every(30) == Asking(window_s=120, stale_s=75)
 
 
 class Fixed:

@@ -21,13 +21,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from enova.effects.gateway import (
-    command_line,
-    first_launch,
-    forget_shared_memory,
-    write_document,
-    write_members,
-)
+from enova.effects.gateway import write_document, write_members
 from enova.effects.gateway_admin import GatewayAdmin
 from enova.effects.sources.base import (
     FirstAnswering,
@@ -112,11 +106,11 @@ class Engine:
 
 
 @contextmanager
-def engine(name: str) -> Iterator[Engine]:
+def engine(name: str, *, keep_alive: bool = True) -> Iterator[Engine]:
     me = Engine(name)
 
     class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+        protocol_version = "HTTP/1.1" if keep_alive else "HTTP/1.0"
 
         def log_message(self, *_: object) -> None:
             pass
@@ -191,11 +185,11 @@ class Site:
         self.admin = GatewayAdmin(folder / "admin.sock")
         self.serve(*self.members())
         write_members(folder / "members", "empty", ())
-        launch = first_launch(folder / "base-id")
-        stack.callback(forget_shared_memory, launch)
         write_document(folder / "bootstrap.json", render_bootstrap(self.settings, LUA))
+        options = ["--disable-hot-restart", "--concurrency", "1", "--log-level", "error"]
+        flush = ("--file-flush-interval-msec", "200")
         stack.enter_context(
-            process(*command_line(envoy, folder / "bootstrap.json", launch=launch, concurrency=1))
+            process(str(envoy), "-c", str(folder / "bootstrap.json"), *options, *flush)
         )
         assert self.admin.wait_ready(30)
         assert self.admin.wait_applied("chat", self.members(), deadline_s=20, healthy=True)
@@ -268,12 +262,14 @@ def test_each_request_is_one_arrival_whatever_becomes_of_it(site: Site, through:
         site.post(hold=True, timeout=0.3)
     assert watch.arrived() == 1, "given up by the client before any answer"
 
-    # A member nobody listens on: its connections fail and are retried on the other.
-    dead = Member("chat-dead", "127.0.0.1", free_port())
-    site.serve(dead, *site.members()[1:])
-    assert site.admin.wait_applied("chat", (dead, *site.members()[1:]), deadline_s=20)
-    answers = [site.post() for _ in range(6)]
-    assert answers == [200] * 6
+    # A replica dies: until its health check says so, connections fail and are retried elsewhere.
+    with engine("chat-c", keep_alive=False) as dying:
+        members = (Member("chat-c", "127.0.0.1", dying.port), site.members()[1])
+        site.serve(*members)
+        assert site.admin.wait_applied("chat", members, deadline_s=20, healthy=True)
+    before = site.admin.request_totals()["chat"].retries
+    assert [site.post() for _ in range(6)] == [200] * 6
+    assert site.admin.request_totals()["chat"].retries > before
     assert watch.arrived() == 6
 
     site.serve()

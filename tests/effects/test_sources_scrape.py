@@ -208,6 +208,17 @@ def test_a_restarted_gateway_counts_from_zero(world: World) -> None:
     assert world.look().arrival_rate == 2.0
 
 
+def test_the_next_gateway_process_counts_from_zero(world: World) -> None:
+    """Even when its counters have already passed those of the one before."""
+    world.envoy.sent = 5
+    world.look()
+    with serving(Envoy(sent=40).page) as other:
+        world.gateway = other
+        seen = world.look()
+    assert seen.arrival_rate == 4.0
+    assert seen.seconds_since_arrival == 0
+
+
 @pytest.mark.parametrize("how", ["none", "error", "empty", "drip", "gone"])
 def test_without_the_gateway_the_arrival_rate_is_unknown(world: World, how: str) -> None:
     world.look()

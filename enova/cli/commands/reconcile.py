@@ -36,7 +36,7 @@ def command(
     from enova.cli.views.reconciling import Reconciling
     from enova.effects.stop import StopFlag
     from enova.services.reconciler import loop
-    from enova.services.reconciler.sources import gateway_target, signal_source
+    from enova.services.reconciler.sources import SignalReader
     from enova.workflows.wiring import open_named
 
     here = open_named(options.surroundings(), target, env=env)
@@ -44,8 +44,7 @@ def command(
         raise Refused(f"{here.state.stack} is not applied. Run: enova apply")
     view = Reconciling(output, clock=here.clock, verbose=verbose)
     parts = loop.Parts(
-        source=signal_source(here),
-        gateway=lambda: gateway_target(here),
+        signals=SignalReader(here),
         emit=view.event,
         tell=view.report,
         housekeeping=here.driver.tend,

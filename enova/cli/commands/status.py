@@ -24,23 +24,15 @@ from enova.cli import options
 def command(target: str, env: str, output: str, watch: bool, interval_s: float) -> None:
     """Show what runs, how it does, who may change it and what was decided last."""
     from enova.cli.views.status import status_view
-    from enova.services.reconciler.sources import gateway_target, signal_source
-    from enova.workflows.status import Status, status, targets
-    from enova.workflows.wiring import ask_of, open_named
+    from enova.services.reconciler.sources import SignalReader
+    from enova.workflows.status import status
+    from enova.workflows.wiring import open_named
 
     here = open_named(options.surroundings(), target, env=env)
-    source = signal_source(here)
-
-    def look() -> Status:
-        applied = ask_of(here.state.read())
-        if applied is None:
-            return status(here, {})
-        asked = targets(applied, here.driver.observe())
-        signals = source.read(asked, now=here.clock.now(), gateway=gateway_target(here))
-        return status(here, signals)
+    read = SignalReader(here).read
 
     with status_view(output, here.state.stack, here.state.env, live=watch) as show:
-        show(look())
+        show(status(here, read))
         while watch:
             here.clock.sleep(interval_s)
-            show(look())
+            show(status(here, read))

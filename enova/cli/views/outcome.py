@@ -18,6 +18,7 @@ from enova.spec.model import Spec
 from enova.stack.observed import Observed, State
 from enova.stack.plan import Plan
 from enova.workflows.apply import Applied, ask_in
+from enova.workflows.loading import STDIN
 
 SCHEMA = 1
 LOG_LINES = 20
@@ -106,8 +107,10 @@ def _succeeded(ending: Ending) -> list[Line]:
     rows = [
         ("see how it does", f"enova status {words}"),
         ("keep it at its spec", f"enova reconcile {words}"),
-        ("", f"enova render {words} --out FOLDER  (has a systemd unit that does)"),
     ]
+    if made.sources and made.sources[0] != STDIN:
+        spec = " ".join([made.sources[0], *([f"--env {made.env}"] if made.env else [])])
+        rows.append(("", f"enova render {spec} --out FOLDER  (writes a systemd unit for it)"))
     return [*lines, *(Line(text) for text in columns(rows, indent="  "))]
 
 

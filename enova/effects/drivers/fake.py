@@ -92,6 +92,17 @@ class FakeDriver:
         with self._looked():
             return self._world.pool()
 
+    def runs_prometheus(self) -> bool:
+        """Always: it is pretended like everything here."""
+        return True
+
+    def gateway_metrics(self) -> str | None:
+        """Nothing real listens, so there is nothing to read."""
+        return None
+
+    def tend(self) -> None:
+        """Nothing grows here."""
+
     def observe(self) -> Observed:
         """What of this stack runs. Foreign programs never appear."""
         with self._looked():

@@ -86,6 +86,14 @@ class ProcessDriver:
         """Whether there is a Prometheus to start."""
         return self._ground.programs.prometheus is not None
 
+    def gateway_metrics(self) -> str | None:
+        """Where the newest running gateway shows its counters."""
+        return self._gateways.metrics_endpoint()
+
+    def tend(self) -> None:
+        """Bound the gateway's access log."""
+        self._gateways.bound_access_log()
+
     def perform(self, action: Action, progress: Progress) -> None:
         """Do one action. Raises ActionFailed or Unreachable."""
         try:

@@ -15,7 +15,7 @@ from math import ceil
 from enova.base.address import GATEWAY
 from enova.base.errors import ActionFailed, EnovaError, Unreachable
 from enova.base.secret import Secret
-from enova.effects import gateway
+from enova.effects import gateway, trace_ring
 from enova.effects.drivers import ports, process_launch, process_log, process_table
 from enova.effects.drivers.process_folder import Folder, Life, Meta, folders, locked
 from enova.effects.drivers.process_ground import LOOPBACK, Ground
@@ -160,6 +160,16 @@ class Gateways:
             if meta is not None and meta.address == GATEWAY and self._runs(folder):
                 found.append((meta.id, f"{LOOPBACK}:{meta.more['metrics_port']}"))
         return tuple(found)
+
+    def metrics_endpoint(self) -> str | None:
+        """``host:port`` of the ``/metrics`` of the gateway that takes new requests."""
+        live = self._live()
+        return f"{LOOPBACK}:{live[0][1].more['metrics_port']}" if live else None
+
+    def bound_access_log(self) -> None:
+        """Rotate the access log when it is time; every running gateway reopens it."""
+        reopen = [_admin(folder, meta).reopen_logs for folder, meta in self._live()]
+        trace_ring.keep_bounded(self._ground.gateway, reopen)
 
     # Members
 

@@ -52,7 +52,7 @@ def engine_sample(text: str, families: Mapping[Family, str], *, at_s: float) -> 
 
 
 def gateway_samples(
-    text: str, services: Collection[str], *, at_s: float
+    text: str, services: Collection[str], *, at_s: float, origin: str = ""
 ) -> dict[str, GatewaySample]:
     """What the gateway counted, by service; a service it does not know is left out.
 
@@ -77,6 +77,7 @@ def gateway_samples(
             retries=counts[queries.RETRIES],
             completed=counts.get(queries.COMPLETED, 0.0),
             failed=counts.get(queries.BY_CLASS, 0.0),
+            origin=origin,
         )
         for service, counts in sorted(sums.items())
         if expected <= counts.keys()

@@ -40,6 +40,14 @@ class Asking:
     deadline_s: float = 5.0
 
 
+def asking_every(scrape_interval_s: float) -> Asking:
+    """Times that suit a Prometheus which reads its targets this often."""
+    return Asking(
+        window_s=max(Asking.window_s, 4 * scrape_interval_s),
+        stale_s=max(Asking.stale_s, 2.5 * scrape_interval_s),
+    )
+
+
 @dataclass
 class _Answers:
     """What one look found, by signal, service and instance."""

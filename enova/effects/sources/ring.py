@@ -54,6 +54,9 @@ class SampleRing:
     def add_gateway(self, service: str, sample: GatewaySample) -> None:
         """Remember one service's counters, and whether a request arrived since the last ones."""
         before = [s for s in self.gateway.get(service, ()) if s.at_s <= sample.at_s]
+        if before and before[-1].origin != sample.origin:
+            # Another process: whatever it counted came after the last look at the one before.
+            before.append(GatewaySample(before[-1].at_s, 0.0, 0.0, 0.0, 0.0, sample.origin))
         self.gateway[service] = self._with(before, sample)
         known = self.arrivals.get(service)
         last = before[-1] if before else None

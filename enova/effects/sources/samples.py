@@ -40,13 +40,17 @@ class EngineSample:
 
 @dataclass(frozen=True)
 class GatewaySample:
-    """One service's counters at the gateway: attempts and retries, final answers, 5xx ones."""
+    """One service's counters at the gateway: attempts and retries, final answers, 5xx ones.
+
+    ``origin`` tells one gateway process from the next: counters begin at zero in each.
+    """
 
     at_s: float
     attempts: float
     retries: float
     completed: float
     failed: float
+    origin: str = ""
 
 
 S = TypeVar("S", EngineSample, GatewaySample)

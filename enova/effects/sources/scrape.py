@@ -71,7 +71,7 @@ class ScrapeSource:
         notes: dict[str, list[str]] = {target.service: [] for target in targets}
         for target in targets:
             self._take_engines(target, pages, notes[target.service], now=now)
-        self._take_gateway(notes, gateway_page, now=now)
+        self._take_gateway(notes, gateway_page, origin=gateway.endpoint if gateway else "", now=now)
         self._ring.keep_only(
             {instance for target in targets for instance, _ in target.instances}, notes.keys()
         )
@@ -128,13 +128,17 @@ class ScrapeSource:
             self._ring.add_engine(instance, sample)
 
     def _take_gateway(
-        self, notes: Mapping[str, list[str]], page: str | Exception, *, now: float
+        self, notes: Mapping[str, list[str]], page: str | Exception, *, origin: str, now: float
     ) -> None:
-        try:
-            found = gateway_samples(page, notes.keys(), at_s=now) if isinstance(page, str) else {}
-            why = "does not know this service" if isinstance(page, str) else _words(page)
-        except (ValueError, KeyError) as error:
-            found, why = {}, f"its page cannot be read: {error}"
+        found: Mapping[str, GatewaySample] = {}
+        if isinstance(page, str):
+            try:
+                found = gateway_samples(page, notes.keys(), at_s=now, origin=origin)
+                why = "does not know this service"
+            except (ValueError, KeyError) as error:
+                why = f"its page cannot be read: {error}"
+        else:
+            why = _words(page)
         for service, mine in notes.items():
             if service in found:
                 self._ring.add_gateway(service, found[service])

@@ -13,17 +13,16 @@ from queue import SimpleQueue
 
 from enova.base.errors import EnovaError, Refused
 from enova.effects.execute import Outcome, StopFlag
-from enova.effects.sources.base import GatewayTarget, SignalSource
 from enova.effects.state.journal import Kind
 from enova.policy import healing
 from enova.policy.scaling import Decision
 from enova.services.reconciler.capacity import capacity_tables
 from enova.services.reconciler.memory import memory_from_plain, memory_to_plain
+from enova.services.reconciler.sources import SignalReader
 from enova.services.reconciler.tick import Memory, Seen, Tick, tick
 from enova.stack.events import Event
 from enova.stack.plan import Plan
 from enova.workflows.apply import carry_out_held
-from enova.workflows.status import targets
 from enova.workflows.wiring import Gathered, Site, gather
 
 INTERVAL_S = 5.0
@@ -44,8 +43,7 @@ class Report:
 class Parts:
     """What the loop works with beside the site."""
 
-    source: SignalSource
-    gateway: Callable[[], GatewayTarget | None]
+    signals: SignalReader
     emit: Callable[[Event], None]
     tell: Callable[[Report], None]
     housekeeping: Callable[[], None]
@@ -87,9 +85,7 @@ def _conclude(here: Site, seen: Gathered, memory: Memory, parts: Parts) -> Tick:
     if seen.recorded is None:
         raise Refused("nothing is applied")
     now = here.clock.now()
-    signals = parts.source.read(
-        targets(seen.recorded, seen.observed), now=now, gateway=parts.gateway()
-    )
+    signals = parts.signals.read(seen.recorded, seen.observed)
     return tick(
         Seen(
             record=seen.record,

@@ -1,31 +1,45 @@
-"""Where a stack's signals come from: its Prometheus while that runs, otherwise its own pages."""
+"""Where a stack's signals come from: its Prometheus while that runs, otherwise its own pages.
+
+In: a site; at each look, what was applied and what is observed. Out: ``Signals`` by service. Which
+source answered stands in ``Signals.source`` and, on a fallback, in ``Signals.notes``.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from enova.base import address as addresses
 from enova.effects.sources.base import FirstAnswering, GatewayTarget, SignalSource
 from enova.effects.sources.scrape import ScrapeSource
-from enova.stack.observed import State
+from enova.policy.signals import Signals
+from enova.stack.observed import Observed, State
+from enova.stack.plan import Ask
+from enova.workflows.status import targets
 from enova.workflows.wiring import Site
 
 RING = "samples.json"
 
 
-def signal_source(here: Site) -> SignalSource:
-    """Prometheus first when the stack has one; scraping answers for it when it is silent.
+class SignalReader:
+    """Reads one stack's signals, again at every look: its Prometheus may come and go."""
 
-    Which one answered stands in ``Signals.source`` and, on a fallback, in ``Signals.notes``.
-    """
-    scrape = ScrapeSource(here.state.folder / RING)
-    prometheus = here.driver.observe().component(addresses.PROMETHEUS)
-    if prometheus is None or prometheus.state is State.EXITED or prometheus.endpoint is None:
-        return scrape
-    from enova.effects.sources.prometheus import PrometheusSource
+    def __init__(self, here: Site) -> None:
+        self._here = here
+        self._scrape = ScrapeSource(here.state.folder / RING)
 
-    return FirstAnswering([PrometheusSource(f"http://{prometheus.endpoint}"), scrape])
+    def read(self, applied: Ask, observed: Observed) -> Mapping[str, Signals]:
+        """Signals of every service now."""
+        endpoint = self._here.driver.gateway_metrics()
+        return self._source(observed).read(
+            targets(applied, observed),
+            now=self._here.clock.now(),
+            gateway=GatewayTarget(endpoint) if endpoint is not None else None,
+        )
 
+    def _source(self, observed: Observed) -> SignalSource:
+        prometheus = observed.component(addresses.PROMETHEUS)
+        if prometheus is None or prometheus.state is State.EXITED or prometheus.endpoint is None:
+            return self._scrape
+        from enova.effects.sources.prometheus import PrometheusSource
 
-def gateway_target(here: Site) -> GatewayTarget | None:
-    """The gateway's counters as they can be read now."""
-    endpoint = here.driver.gateway_metrics()
-    return None if endpoint is None else GatewayTarget(endpoint)
+        return FirstAnswering([PrometheusSource(f"http://{prometheus.endpoint}"), self._scrape])

@@ -18,6 +18,8 @@ class ReconcileUnit:
     command: Sequence[str]
     folder: str
     environment: Mapping[str, str] = field(default_factory=dict)
+    secret_variables: Sequence[str] = ()
+    """Variables the spec reads secrets from; the unit says where to put them."""
 
     @property
     def name(self) -> str:
@@ -35,14 +37,16 @@ def render_unit(unit: ReconcileUnit, template: str) -> str:
         stack=unit.stack,
         env=unit.env,
         name=unit.name,
-        command=" ".join(quoted(word) for word in unit.command),
+        # In a command ``$`` would name a variable; in ``Environment=`` it is a letter.
+        command=" ".join(quoted(word).replace("$", "$$") for word in unit.command),
         folder=unit.folder.replace("%", "%%"),
         environment=[quoted(f"{k}={v}") for k, v in sorted(unit.environment.items())],
+        secret_variables=", ".join(unit.secret_variables),
     )
 
 
 def quoted(word: str) -> str:
-    """A word as systemd reads it back: ``%`` and ``$`` are its own signs, quotes keep spaces."""
-    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    """A word as systemd reads it back: ``%`` is its own sign, quotes keep spaces."""
+    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     plain = word and all(c.isalnum() or c in "-_./=:,+@" for c in word)
     return text if plain else f'"{text}"'

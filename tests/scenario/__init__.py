@@ -1,0 +1,1 @@
+"""Scenarios: what a user does with the command line, on real processes, under load."""

@@ -1,0 +1,186 @@
+"""The gateway's configuration as data: what is rendered, what is refused, what never is in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from enova.base.secret import Secret
+from enova.stack.render.envoy import (
+    BOOTSTRAP,
+    CLUSTERS,
+    LISTENERS,
+    ROUTES,
+    render_bootstrap,
+    render_files,
+)
+from enova.stack.render.envoy_secrets import render_api_keys, render_certificate
+from enova.stack.render.envoy_settings import (
+    GatewayService,
+    GatewaySettings,
+    RateLimit,
+    Routing,
+    Tls,
+)
+
+CHAT = GatewayService("chat", ("tiny", "org/tiny"))
+CODE = GatewayService("code", ("coder",), routing="prefix")
+SETTINGS = GatewaySettings(
+    stack="demo",
+    services=(CODE, CHAT),
+    members_dir="/s/members",
+    access_log_path="/s/access.log",
+    config_dir="/s/config",
+    admin_path="/s/admin.sock",
+)
+LUA = "-- the script\n"
+
+
+def everything() -> GatewaySettings:
+    return replace(
+        SETTINGS,
+        metrics_port=9200,
+        keys_path="/s/keys/keys.json",
+        rate_limit=RateLimit(100, 200),
+        rate_limit_per_key=RateLimit(2.5, 5),
+        tls=Tls("/t/cert.pem", "/t/key.pem"),
+        tls_path="/s/tls.json",
+        otlp_endpoint=("127.0.0.1", 4318),
+        labels=(("enova_stack", "demo"),),
+    )
+
+
+def clusters(document: dict[str, Any]) -> dict[str, Any]:
+    return {c["name"]: c for c in document["static_resources"]["clusters"]}
+
+
+def test_the_same_settings_give_the_same_bytes() -> None:
+    other_order = replace(SETTINGS, services=(CHAT, CODE))
+    assert json.dumps(render_bootstrap(SETTINGS, LUA)) == json.dumps(
+        render_bootstrap(other_order, LUA)
+    )
+    assert render_files(SETTINGS, LUA) == render_files(other_order, LUA)
+
+
+def test_each_service_has_its_cluster_and_its_watched_members() -> None:
+    found = clusters(render_bootstrap(SETTINGS, LUA))
+    assert list(found) == ["chat", "code", "enova_nowhere"]
+    source = found["chat"]["eds_cluster_config"]["eds_config"]["path_config_source"]
+    assert source == {"path": "/s/members/chat.json", "watched_directory": {"path": "/s/members"}}
+
+
+@pytest.mark.parametrize(
+    ("routing", "policy"),
+    [("least-request", "least_request"), ("prefix", "ring_hash")],
+)
+def test_routing_chooses_the_balance(routing: Routing, policy: str) -> None:
+    settings = replace(SETTINGS, services=(replace(CHAT, routing=routing),))
+    (choice,) = clusters(render_bootstrap(settings, LUA))["chat"]["load_balancing_policy"][
+        "policies"
+    ]
+    assert choice["typed_extension_config"]["name"].endswith(policy)
+    text = json.dumps(render_bootstrap(settings, LUA))
+    assert ("local AFFINITY, HEAD_BYTES = true" in text) is (routing == "prefix")
+    assert ("x-enova-prefix" in text) is (routing == "prefix")
+
+
+def test_a_change_touches_only_its_files() -> None:
+    before = render_files(SETTINGS, LUA)
+
+    def changed(settings: GatewaySettings, lua: str = LUA) -> set[str]:
+        after = render_files(settings, lua)
+        return {name for name in after if after[name] != before[name]}
+
+    assert changed(replace(SETTINGS, services=(CHAT,))) == {CLUSTERS, LISTENERS, ROUTES}
+    plain = replace(CODE, routing="least-request")
+    assert changed(replace(SETTINGS, services=(CHAT, CODE, GatewayService("x", ("y",))))) == {
+        CLUSTERS,
+        ROUTES,
+    }
+    assert changed(replace(SETTINGS, services=(CHAT, plain))) == {CLUSTERS, LISTENERS, ROUTES}
+    assert changed(replace(SETTINGS, rate_limit=RateLimit(1, 1))) == {LISTENERS}
+    assert changed(replace(SETTINGS, port=9300)) == {LISTENERS}
+    assert changed(replace(SETTINGS, max_body_bytes=1)) == {ROUTES}
+    assert changed(SETTINGS, "-- other") == {LISTENERS}
+    assert changed(replace(SETTINGS, admin_path="/s/b.sock")) == {BOOTSTRAP}
+    assert changed(replace(SETTINGS, max_heap_bytes=1)) == {BOOTSTRAP}
+
+
+def test_the_live_form_needs_a_directory() -> None:
+    with pytest.raises(ValueError, match="directory"):
+        render_files(replace(SETTINGS, config_dir=None), LUA)
+
+
+def test_the_parts_that_are_off_leave_no_trace() -> None:
+    plain = json.dumps(render_bootstrap(SETTINGS, LUA))
+    full = json.dumps(render_bootstrap(everything(), LUA))
+    for word in ("rbac", "local_ratelimit", "opentelemetry", "tls", "stats/prometheus"):
+        assert word not in plain
+        assert word in full
+
+
+def test_model_names_are_matched_as_they_are() -> None:
+    odd = ('a"b', "a\\b", "${X}", "{{ x }}", "%START_TIME%", "né", ".*")
+    settings = replace(SETTINGS, services=(GatewayService("chat", odd),))
+    text = json.dumps(render_bootstrap(settings, LUA))
+    routes = json.loads(text)["static_resources"]["listeners"][0]["filter_chains"][0]["filters"][0][
+        "typed_config"
+    ]["route_config"]["virtual_hosts"][0]["routes"]
+    matched = [
+        route["match"]["headers"][0]["string_match"]["exact"]
+        for route in routes
+        if route["name"] == "chat/by-model"
+    ]
+    assert sorted(matched) == sorted(odd)
+
+
+def test_long_streams_have_no_time_limit() -> None:
+    text = json.dumps(render_bootstrap(SETTINGS, LUA))
+    assert '"timeout": "0s", "idle_timeout": "900s"' in text
+    assert "max_stream_duration" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"admin_path": None}, "admin socket or an admin port"),
+        ({"admin_port": 1}, "admin socket or an admin port"),
+        ({"services": (CHAT, CHAT)}, "same name"),
+        ({"services": (CHAT, replace(CODE, models=("tiny",)))}, "same model name: tiny"),
+        ({"tls_path": "/x"}, "TLS"),
+        ({"rate_limit_per_key": RateLimit(1, 1)}, "needs API keys"),
+        ({"admin_path": None, "admin_port": 9, "keys_path": "/k"}, "need the admin socket"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        replace(SETTINGS, **change)
+
+
+def test_services_that_cannot_be_reached_are_refused() -> None:
+    for name in ("v1", "Chat", "a/b", "", "..", "a b"):
+        with pytest.raises(ValueError, match="service"):
+            GatewayService(name, ("m",))
+    with pytest.raises(ValueError, match="serves no model"):
+        GatewayService("chat", ())
+    for per_second, burst in ((0, 1), (-1, 1), (1, 0)):
+        with pytest.raises(ValueError, match="positive rate"):
+            RateLimit(per_second, burst)
+
+
+def test_api_keys_are_only_in_their_own_file() -> None:
+    document = render_api_keys({"bob": Secret("sk-b"), "alice": Secret("sk-a")})
+    text = json.dumps(document)
+    assert text.index("alice") < text.index("bob")
+    assert "Bearer sk-a" in text
+    for keys in ({"a": Secret("x"), "b": Secret("x")}, {"a": Secret(" ")}):
+        with pytest.raises(ValueError, match="API key"):
+            render_api_keys(keys)
+
+
+def test_the_certificate_is_named_not_contained() -> None:
+    text = json.dumps(render_certificate(Tls("/t/cert.pem", "/k/key.pem")))
+    assert '"watched_directory": {"path": "/t"}' in text
