@@ -60,7 +60,11 @@ def nothing_fits(
     elif kind == "goal":
         ways = _easier_goal(demand, capacities, goals, estimator)
     elif kind == "replicas":
-        ways = _more_replicas(demand, capacities)
+        serving = _serving(demand, capacities, closest, goals, estimator)
+        if serving:
+            ways = _more_replicas(demand, serving)
+        elif capacities:
+            ways = _easier_goal(demand, capacities, goals, estimator)
     elif kind == "device":
         ways = ("choose a tensor-parallel-size that divides the heads and fits one host",)
     else:
@@ -202,10 +206,23 @@ def _excess(capacity: Capacity, goals: Sequence[Goal]) -> float:
     return max(capacity.at.figure(g.metric, g.percentile).high / g.limit_s for g in goals)
 
 
-def _more_replicas(
-    demand: Demand, capacities: Sequence[tuple[Candidate, Capacity]]
-) -> Iterator[str]:
-    serving = [(c, cap) for c, cap in capacities if cap.rate_per_s > 0]
+def _serving(
+    demand: Demand,
+    capacities: Sequence[tuple[Candidate, Capacity]],
+    closest: Sequence[Rejection],
+    goals: Sequence[Goal],
+    estimator: Estimator,
+) -> list[tuple[Candidate, Capacity]]:
+    """Candidates that meet the goals at some rate; those ruled out before that was asked too."""
+    known = [(c, cap) for c, cap in capacities if cap.rate_per_s > 0]
+    if known:
+        return known
+    untried = [r.candidate for r in closest if r.candidate is not None]
+    tried = [(c, capacity(estimator, c.config, demand.workload, goals)) for c in untried]
+    return [(c, cap) for c, cap in tried if cap.rate_per_s > 0]
+
+
+def _more_replicas(demand: Demand, serving: Sequence[tuple[Candidate, Capacity]]) -> Iterator[str]:
     peak = demand.workload.peak_per_s
 
     def carried(pair: tuple[Candidate, Capacity]) -> float:

@@ -30,16 +30,18 @@ class SignalReader:
     def read(self, applied: Ask, observed: Observed) -> Mapping[str, Signals]:
         """Signals of every service now."""
         endpoint = self._here.driver.gateway_metrics()
-        return self._source(observed).read(
+        return self._source(applied, observed).read(
             targets(applied, observed),
             now=self._here.clock.now(),
             gateway=GatewayTarget(endpoint) if endpoint is not None else None,
         )
 
-    def _source(self, observed: Observed) -> SignalSource:
+    def _source(self, applied: Ask, observed: Observed) -> SignalSource:
         prometheus = observed.component(addresses.PROMETHEUS)
         if prometheus is None or prometheus.state is State.EXITED or prometheus.endpoint is None:
             return self._scrape
-        from enova.effects.sources.prometheus import PrometheusSource
+        from enova.effects.sources.prometheus import PrometheusSource, asking_every
 
-        return FirstAnswering([PrometheusSource(f"http://{prometheus.endpoint}"), self._scrape])
+        asking = asking_every(applied.spec.monitoring.scrape_interval)
+        own = PrometheusSource(f"http://{prometheus.endpoint}", asking=asking)
+        return FirstAnswering([own, self._scrape])

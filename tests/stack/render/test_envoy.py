@@ -117,7 +117,7 @@ def test_the_live_form_needs_a_directory() -> None:
 def test_the_parts_that_are_off_leave_no_trace() -> None:
     plain = json.dumps(render_bootstrap(SETTINGS, LUA))
     full = json.dumps(render_bootstrap(everything(), LUA))
-    for word in ("rbac", "local_ratelimit", "opentelemetry", "tls", "stats/prometheus"):
+    for word in ("http.rbac.v3", "local_ratelimit", "opentelemetry", "tls", "stats/prometheus"):
         assert word not in plain
         assert word in full
 
