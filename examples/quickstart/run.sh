@@ -22,7 +22,8 @@ say "enova reconcile $spec &"
 nohup "$enova" reconcile $spec </dev/null >reconcile.log 2>&1 &
 echo "its log: $(pwd)/reconcile.log"
 
-for question in "What is a KV cache?" "Why batch requests?" "What is TTFT?"; do
+for question in "What is a KV cache?" "Why batch requests?" "What is TTFT?" \
+    "What is TPOT?" "Why drain?" "What does a gateway do?"; do
     say "curl http://127.0.0.1:9199/v1/chat/completions  ($question)"
     curl --silent --show-error --fail --no-buffer --max-time 30 \
         http://127.0.0.1:9199/v1/chat/completions \
@@ -31,6 +32,7 @@ for question in "What is a KV cache?" "Why batch requests?" "What is TTFT?"; do
                  \"messages\": [{\"role\": \"user\", \"content\": \"$question\"}]}" |
         sed -n 's/.*"content":"\([^"]*\)".*/\1/p' | tr -d '\n'
     echo
+    sleep 1
 done
 
 say enova status

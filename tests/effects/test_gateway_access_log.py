@@ -63,7 +63,7 @@ def test_a_line_becomes_a_record(tmp_path: Path) -> None:
         first_byte_s=0.25,
         duration_s=1.5,
         retries=1,
-        flags="-",
+        flags="",
         request_id="r0",
         stream=True,
         model="tiny",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -23,13 +22,17 @@ from enova.stack.render.envoy_members import Member
 ONE = Member("chat-replica-0.g1", "127.0.0.1", 8001)
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_members_are_written_and_read_by_service(tmp_path: Path) -> None:
     assert read_members(tmp_path, "chat") == ()
     write_members(tmp_path / "members", "chat", [ONE])
     write_members(tmp_path / "members", "code", [])
     assert read_members(tmp_path / "members", "chat") == (ONE,)
     assert read_members(tmp_path / "members", "code") == ()
-    assert sorted(os.listdir(tmp_path / "members")) == ["chat.json", "code.json"]
+    assert names(tmp_path / "members") == ["chat.json", "code.json"]
 
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
@@ -38,7 +41,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     with pytest.raises(TypeError):
         write_document(members_path(tmp_path, "chat"), {"x": object()})
     assert members_path(tmp_path, "chat").read_bytes() == before
-    assert os.listdir(tmp_path) == ["chat.json"]
+    assert names(tmp_path) == ["chat.json"]
 
 
 def test_files_are_private(tmp_path: Path) -> None:

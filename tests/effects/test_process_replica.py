@@ -176,11 +176,14 @@ def test_what_a_killed_pair_left_is_ended_by_stop(world: World) -> None:
     folder = served(world, ("child", True))
     child = members_of(folder)
     assert len(child) == 2
+    engine = pids(folder)[1]
     for pid in pids(folder):
         os.kill(pid, signal.SIGKILL)
     until(lambda: world.seen().state is State.EXITED)
+    # Held up by nobody, the child lives on, and only stopping the instance ends it.
+    until(lambda: process_table.identify(engine) is None)
+    assert members_of(folder) == [pid for pid in child if pid != engine]
     world.stop()
-    assert members_of(folder) == []
     assert not any(process_table.identify(pid) for pid in child)
 
 
@@ -240,7 +243,7 @@ def test_the_wait_ends_with_its_time_and_says_how_far_it_came(world: World) -> N
 
 def test_an_engine_that_refuses_the_request_ends_the_wait_at_once(world: World) -> None:
     world.start(ID, ("no-token", 400))
-    with pytest.raises(ActionFailed, match="400: .*no tokens here"):
+    with pytest.raises(ActionFailed, match=r"400: .*no tokens here"):
         world.wait(ID, timeout_s=600.0)
 
 
@@ -384,7 +387,7 @@ def test_output_is_bounded_and_read_across_its_files(world: World) -> None:
     world.wait(ID)
     files = list(folder.path.glob("engine.log*"))
     assert len(files) == world.ground.log_keep
-    assert sum(path.stat().st_size for path in files) < 5 * world.log_bytes
+    assert sum(path.stat().st_size for path in files) <= world.ground.log_keep * world.log_bytes
     lines = list(world.driver.logs(ID, tail=200, follow=False))
     numbers = [int(line.split()[1]) for line in lines if line.startswith("line ")]
     assert numbers == list(range(numbers[0], 1000))

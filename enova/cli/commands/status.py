@@ -29,10 +29,9 @@ def command(target: str, env: str, output: str, watch: bool, interval_s: float) 
     from enova.workflows.wiring import open_named
 
     here = open_named(options.surroundings(), target, env=env)
-    read = SignalReader(here).read
-
+    signals = SignalReader(here)
     with status_view(output, here.state.stack, here.state.env, live=watch) as show:
-        show(status(here, read))
+        show(status(here, signals.read))
         while watch:
             here.clock.sleep(interval_s)
-            show(status(here, read))
+            show(status(here, signals.read))

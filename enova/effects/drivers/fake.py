@@ -17,7 +17,6 @@ from pathlib import Path
 
 from enova.base.errors import ActionFailed, Refused, Unreachable
 from enova.capacity.inventory import Inventory
-from enova.effects.clock import Clock, SystemClock
 from enova.effects.drivers.base import Progress
 from enova.effects.drivers.fake_world import FakeComponent, FakeInstance, Faults, Foreign, World
 from enova.effects.state.files import locked, replace_file
@@ -52,13 +51,11 @@ class FakeDriver:
         world: World,
         *,
         file: Path | None = None,
-        clock: Clock | None = None,
         die: Callable[[], None] | None = None,
     ) -> None:
         """``die`` is what a kill fault does; SIGKILL when there is a file, else ``Killed``."""
         self._world = world
         self._file = file
-        self._clock = clock or SystemClock()
         self._die = die or (_kill_this_process if file is not None else _raise_killed)
         self._guard = threading.RLock()
         self.performed: list[Action] = []
@@ -322,7 +319,7 @@ class FakeDriver:
                 yield
                 return
             lock = self._file.with_name(f"{self._file.name}.lock")
-            with locked(lock, clock=self._clock):
+            with locked(lock):
                 if self._file.exists():
                     self._load()
                 try:

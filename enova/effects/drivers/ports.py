@@ -11,8 +11,11 @@ import socket
 import zlib
 from collections.abc import Collection
 
+import psutil
+
 from enova.base.errors import Refused
 from enova.effects.drivers import process_table
+from enova.effects.drivers.process_table import Identity
 
 FIRST, LAST = 20_000, 32_000
 
@@ -44,6 +47,17 @@ def is_free(port: int, *, host: str = "127.0.0.1") -> bool:
         except OSError:
             return False
     return True
+
+
+def listens(process: Identity | None, port: int) -> bool:
+    """Whether exactly this process listens on a port."""
+    if process is None or not process.alive():
+        return False
+    try:
+        connections = psutil.Process(process.pid).net_connections(kind="tcp")
+    except psutil.Error:
+        return False
+    return any(c.status == psutil.CONN_LISTEN and c.laddr.port == port for c in connections)
 
 
 def owner(port: int) -> str:

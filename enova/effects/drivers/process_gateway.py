@@ -66,6 +66,7 @@ class Gateways:
             )
         resource = do.gateway
         self._check_port(action, resource)
+        _check_certificate(action, resource)
         keys = {
             name: self._ground.secrets([(name, key.secret)], action.address)[name]
             for name, key in ((key.name, key) for key in resource.keys)
@@ -73,7 +74,10 @@ class Gateways:
         self._write_missing_members(resource)
         meta = self._note(folder, action, resource)
         try:
-            settings = self._settings(folder, resource, meta)
+            try:
+                settings = self._settings(folder, resource, meta)
+            except ValueError as error:
+                raise ActionFailed(action.address, "start", str(error)) from error
             if resource.keys:
                 gateway.write_api_keys(
                     folder.path / "keys.json", {name: Secret(value) for name, value in keys.items()}
@@ -365,7 +369,8 @@ class Gateways:
         meta = folder.meta()
         end = self._ground.clock.monotonic() + READY_S
         while meta is not None and self._runs(folder):
-            if _ready(folder, meta):
+            # Ready only means that the configuration is loaded, not that the port is bound.
+            if _ready(folder, meta) and ports.listens(folder.process(), meta.port):
                 return
             if self._ground.clock.monotonic() >= end:
                 break
@@ -438,6 +443,23 @@ class Gateways:
                         process_log.tail(folder.log, process_launch.TAIL_LINES),
                     )
                 clock.sleep(_LOOK_S)
+
+
+def _check_certificate(action: Action, resource: GatewayResource) -> None:
+    """Envoy would wait for a certificate it cannot read, and not say so. Raises ActionFailed."""
+    if resource.tls_certificate is None:
+        return
+    import ssl  # only where TLS is asked for: it is slow to import
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
+            resource.tls_certificate, resource.tls_key
+        )
+    except (OSError, ssl.SSLError) as error:
+        files = f"{resource.tls_certificate} and {resource.tls_key}"
+        raise ActionFailed(
+            action.address, "start", f"certificate and key in {files}: {error}"
+        ) from error
 
 
 def _admin(folder: Folder, meta: Meta) -> GatewayAdmin:

@@ -311,12 +311,15 @@ class _Output:
         self.last = (self.last + data)[-_LAST_BYTES:]
         # A full disk must not stop the process: what cannot be written is dropped.
         with contextlib.suppress(OSError):
-            if self.size + len(data) > self.most_bytes:
-                line_end = data.find(b"\n") + 1
-                self._append(data[:line_end])
-                data = data[line_end:]
-                self._rotate()
-            self._append(data)
+            while data:
+                room = self.most_bytes - self.size
+                end = len(data) if len(data) <= room else data.rfind(b"\n", 0, max(room, 0)) + 1
+                if not end and not self.size:
+                    end = self.most_bytes  # one line longer than a whole file
+                self._append(data[:end])
+                data = data[end:]
+                if data:
+                    self._rotate()
 
     def _append(self, data: bytes) -> None:
         while data:

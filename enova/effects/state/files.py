@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 
 from enova.base.errors import ActionFailed, Refused, Unreachable
-from enova.effects.clock import Clock
+from enova.effects.clock import SystemClock
 
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
@@ -136,12 +136,14 @@ def private_folder(folder: Path) -> Path:
 
 
 @contextmanager
-def locked(path: Path, *, clock: Clock, wait_s: float = 10.0) -> Iterator[int]:
+def locked(path: Path, *, wait_s: float = 10.0) -> Iterator[int]:
     """Hold the exclusive lock of ``path`` for the few milliseconds a change takes.
 
     Gives the descriptor, open for reading and appending. The system drops the lock when the
-    process dies. Raises Unreachable when somebody holds it longer than ``wait_s``.
+    process dies. Raises Unreachable when somebody holds it longer than ``wait_s``. Waits in real
+    time whatever clock its caller has: the holder is another thread or process of this machine.
     """
+    clock = SystemClock()
     end = clock.monotonic() + wait_s
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, FILE_MODE)

@@ -96,7 +96,7 @@ class Journal:
             "detail": _redacted(plain(detail or {}), self._redact),
         }
         try:
-            with locked(self._path, clock=self._clock) as descriptor:
+            with locked(self._path) as descriptor:
                 end = os.lseek(descriptor, 0, os.SEEK_END)
                 if end >= self._rotate_bytes:
                     self._rotate()
@@ -200,7 +200,7 @@ class Journal:
         self._files.rename(self._path, self._rotated(1))
 
     def _append_to_new(self, line: Mapping[str, object], before: str) -> None:
-        with locked(self._path, clock=self._clock) as descriptor:
+        with locked(self._path) as descriptor:
             if os.fstat(descriptor).st_size:
                 before = _last_sum(descriptor, os.fstat(descriptor).st_size)
             self._append_line(descriptor, line, before)

@@ -134,7 +134,7 @@ class Lease:
         self._state.prepare()
         end = self._clock.monotonic() + wait_s
         while True:
-            with locked(self._lock, clock=self._clock):
+            with locked(self._lock):
                 current = self._read()
                 judged = self._judge(current)
                 if judged != "held":
@@ -162,7 +162,7 @@ class Lease:
         Raises Refused when another token holds it now, or its holder lives and ``force`` is not
         given. The former holder is refused at its next write.
         """
-        with locked(self._lock, clock=self._clock):
+        with locked(self._lock):
             current = self._read()
             if current.holder is None:
                 return
@@ -180,7 +180,7 @@ class Lease:
 
     def clear(self) -> None:
         """Remove the lease's files once the stack is destroyed; nothing when it is held."""
-        with locked(self._lock, clock=self._clock):
+        with locked(self._lock):
             if self._read().holder is None:
                 self._file.unlink(missing_ok=True)
                 self._lock.unlink()
@@ -285,7 +285,7 @@ class Held:
     @contextmanager
     def guard(self) -> Iterator[None]:
         """Inside, the lease is ours and cannot be taken. Raises Refused when it is not ours."""
-        with locked(self._lease._lock, clock=self._clock):
+        with locked(self._lease._lock):
             self.check()
             yield
 
@@ -301,7 +301,7 @@ class Held:
             self._thread.join()
         if not self._lease._file.parent.exists():
             return
-        with locked(self._lease._lock, clock=self._clock):
+        with locked(self._lease._lock):
             if self._is_ours(self._lease._read()):
                 self._lease._write(Grant(token=self.token))
 

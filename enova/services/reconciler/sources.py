@@ -25,7 +25,7 @@ class SignalReader:
 
     def __init__(self, here: Site) -> None:
         self._here = here
-        self._scrape = ScrapeSource(here.state.folder / RING)
+        self._scrape = ScrapeSource(here.state.run_folder / RING)
 
     def read(self, applied: Ask, observed: Observed) -> Mapping[str, Signals]:
         """Signals of every service now."""

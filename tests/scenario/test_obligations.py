@@ -1,0 +1,260 @@
+"""What enova promises, on real processes under load: emulated engines by the dozen, then real ones.
+
+Each test is one promise; the sentences of its steps are what it shows. Envoy is real in all of
+them, and so is the command line.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+
+import psutil
+import pytest
+
+from tests.scenario.kinds import Kind
+from tests.scenario.load import ANSWERED, BROKEN, Ask, Reply, ask_all, ask_once
+from tests.scenario.scaling import planned_rate
+from tests.scenario.world import DIFFERENT, FAILED, OK, Load, Stack, step, until
+
+pytestmark = [pytest.mark.real, pytest.mark.timeout(420)]
+
+
+def nothing_failed(load: Load) -> None:
+    """Every request was answered, whole and as asked."""
+    listed = "\n".join(str(reply) for reply in load.failures[:20])
+    assert not load.failures, f"{load.summary()}\n{listed}"
+    assert load.replies, "there was no load"
+
+
+def test_1_a_spec_becomes_a_serving_stack(stack: Stack, kind: Kind) -> None:
+    with step("plan shows every replica, the gateway, and why; it starts nothing"):
+        planned = stack.plan()
+        additions = [c for c in planned["changes"] if c["reason"] == "new"]
+        assert len(additions) == sum(kind.counts().values()) + 1 + kind.prometheus
+        assert not stack.processes()
+    with step("apply makes it so"):
+        stack.apply()
+    for service in stack.services:
+        for stream in (True, False):
+            with step(f"{service} answers through the gateway, {'' if stream else 'not '}streamed"):
+                reply = ask_once(stack.url, Ask(service, kind.tokens, stream))
+                assert reply.kind == ANSWERED, reply
+    with step("every replica gets requests"):
+        for service, count in kind.counts().items():
+            assert len(stack.in_rotation(service)) == count
+    with step("plan is empty now"):
+        assert stack.plan()["changes"] == []
+    with step("diff exits with 0"):
+        stack.enova("diff", str(stack.file), expect=OK)
+    with step("applying again does nothing"):
+        before = {p.pid for p in stack.processes()}
+        stack.apply()
+        assert {p.pid for p in stack.processes()} == before
+
+
+def test_2_a_change_rolls_out_and_back_without_a_failed_request(settled: Stack, kind: Kind) -> None:
+    stack, service = settled, kind.first
+    first = stack.in_rotation(service)
+    others = {name: stack.in_rotation(name) for name in stack.services if name != service}
+    try:
+        with stack.load(kind.rate, tokens=kind.tokens) as load:
+            load.more(10)
+            with step("diff exits with 2 for a changed engine argument"):
+                stack.write(stack.changed(service, engine={"args": kind.change}))
+                stack.enova("diff", str(stack.file), expect=DIFFERENT)
+            with step("apply replaces every replica of that service and no other"):
+                stack.apply()
+                second = stack.in_rotation(service)
+                assert len(second) == len(first)
+                assert not second & first
+                assert {name: stack.in_rotation(name) for name in others} == others
+            load.more(10)
+            with step("rollback replaces them again, with what was applied before"):
+                stack.enova("rollback", stack.name, "--yes", within_s=300)
+                third = stack.in_rotation(service)
+                assert len(third) == len(first)
+                assert not third & second
+            load.more(10)
+        with step("no request failed"):
+            nothing_failed(load)
+    finally:
+        stack.write(stack.spec)
+    with step("what runs is the first spec again"):
+        stack.enova("diff", str(stack.file), expect=OK)
+
+
+def test_3_what_an_engine_refuses_changes_nothing(settled: Stack, kind: Kind) -> None:
+    stack, service = settled, kind.first
+    before = {name: stack.in_rotation(name) for name in stack.services}
+    running = {p.pid for p in stack.processes()}
+    try:
+        with stack.load(kind.rate, tokens=kind.tokens) as load:
+            load.more(5)
+            with step("apply exits with 1 and names the engine's own reason"):
+                stack.write(stack.changed(service, engine={"args": kind.refused}))
+                done = stack.apply(expect=FAILED)
+                assert kind.refused_because in done.err, done
+            with step("the old replicas are all still serving, and nothing new is left"):
+                assert {name: stack.in_rotation(name) for name in stack.services} == before
+                assert {p.pid for p in stack.processes()} == running
+            load.more(5)
+        with step("no request failed"):
+            nothing_failed(load)
+    finally:
+        stack.write(stack.spec)
+    with step("the first spec is still what is applied"):
+        stack.enova("diff", str(stack.file), expect=OK)
+
+
+def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: Kind) -> None:
+    stack, service = settled, kind.first
+    count = kind.counts()[service]
+    members = sorted(stack.in_rotation(service))
+    victims = set(members[: kind.victims])
+    long = kind.long_tokens
+    asks = [Ask(service, long, stream) for stream in (True, False) for _ in members * 2]
+    with (
+        stack.reconciling() as reconciler,
+        stack.load(kind.rate, tokens=kind.tokens) as load,
+    ):
+        load.more(10)
+
+        def kill() -> None:
+            until(
+                "every replica works on long answers",
+                lambda: all(e.rq_active >= 2 for e in stack.seen_by_gateway(service).values()),
+                within_s=20,
+            )
+            for victim in victims:
+                os.kill(stack.pids(victim)[1], signal.SIGKILL)
+            with step(f"{kind.victims} of {count} killed with -9: out of rotation within 5 s"):
+                until(
+                    "the gateway sends them nothing",
+                    lambda: not victims & stack.in_rotation(service),
+                    within_s=5,
+                )
+
+        replies = ask_all(stack.url, asks, meanwhile=kill)
+        with step("the reconciler replaces them"):
+            until(
+                "all replicas are back",
+                lambda: len(stack.in_rotation(service) - victims) == count,
+                within_s=kind.start_s,
+            )
+        load.more(10)
+        with step("it says what it did"):
+            until("it is printed", lambda: "replica" in reconciler.output, within_s=5)
+            heals = [line for line in stack.journal() if line["kind"] == "heal"]
+            assert len({line["address"] for line in heals}) >= len(victims)
+    served = wait_for_log(stack, [reply.id for reply in (*replies, *load.replies)])
+    with step("only streams broke, and only those that the killed ones were answering"):
+        for reply in (*replies, *load.failures):
+            if reply.failed:
+                assert reply.kind == BROKEN, reply
+                assert reply.ask.stream, reply
+                assert served[reply.id].instance in victims, (reply, served[reply.id])
+        assert any(reply.failed for reply in replies), "no stream was open on the victims"
+    with step("requests that were not streamed were answered by others"):
+        whole = [reply for reply in replies if not reply.ask.stream]
+        assert all(reply.kind == ANSWERED for reply in whole)
+        assert any(served[reply.id].retries for reply in whole), "none was on a victim"
+    with step("nothing is left to do"):
+        stack.enova("diff", str(stack.file), expect=OK)
+
+
+def wait_for_log(stack: Stack, identities: list[str]) -> dict[str, object]:
+    """The access log once it has all these requests: Envoy writes it every few seconds."""
+    until(
+        "every request is in the access log",
+        lambda: set(identities) <= stack.served_by().keys(),
+        within_s=20,
+        every_s=0.5,
+    )
+    return stack.served_by()
+
+
+def test_5_replicas_follow_the_load_without_a_failed_request(settled: Stack, kind: Kind) -> None:
+    follow_the_load(settled, kind)
+
+
+def follow_the_load(stack: Stack, kind: Kind) -> None:
+    """Load up, load down, under a running reconciler."""
+    service = kind.first
+    least = kind.counts()[service]
+    high = planned_rate(stack, service, least) * kind.overload
+    with (
+        stack.reconciling(),
+        stack.load(kind.rate, tokens=kind.tokens, services=(service,)) as load,
+    ):
+        load.more(10)
+        with step(f"{kind.rate:.0f} requests/s: {least} replicas stay"):
+            assert len(stack.in_rotation(service)) == least
+        load.rate = high
+        with step(f"{high:.1f} requests/s: the reconciler adds a replica"):
+            until(
+                "one more serves",
+                lambda: len(stack.in_rotation(service)) > least,
+                within_s=60 + kind.start_s,
+            )
+        added = len(stack.in_rotation(service))
+        load.rate = kind.rate
+        with step(f"{kind.rate:.0f} requests/s again: it drains and removes what is too much"):
+            until(
+                f"{least} of {added} are left",
+                lambda: len(stack.instances(service)) == least,
+                within_s=120,
+            )
+        load.more(10)
+    with step("no request failed"):
+        nothing_failed(load)
+    with step("each removed replica was drained, left the gateway and only then stopped"):
+        steps: dict[str, list[str]] = {}
+        for line in stack.journal():
+            going = str(line["detail"].get("group", "")).endswith("goes")
+            if line["kind"] == "action-began" and going:
+                steps.setdefault(line["address"], []).append(line["detail"]["kind"])
+        assert steps
+        for done in steps.values():
+            assert done[-3:] == ["drain", "leave", "stop-replica"], done
+    with step("the journal says why, with the numbers it was decided on"):
+        decided = [line for line in stack.journal() if line["kind"] == "decision"]
+        assert decided[-1]["detail"]["inputs"]["arrival_rate"] is not None
+        assert decided[-1]["detail"]["replicas"] == least
+
+
+def test_6_destroy_leaves_nothing_but_the_journal(settled: Stack, kind: Kind) -> None:
+    stack = settled
+    ports = {
+        connection.laddr.port
+        for process in stack.processes()
+        for connection in process.net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert stack.spec["gateway"]["port"] in ports
+    shared = shared_memory()
+    with step("destroy succeeds"):
+        stack.enova("destroy", stack.name, "--yes")
+    with step("no process is left"):
+        assert stack.processes() == []
+    with step("no port is left"):
+        for port in sorted(ports):
+            with socket.socket() as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind(("127.0.0.1", port))
+    with step("no file is left but the journal"):
+        files = {p.name for p in stack.state.rglob("*") if not p.is_dir()}
+        assert files - {"journal.jsonl"} == set(), files
+    with step("no shared memory is left"):
+        assert shared_memory() <= shared
+    with step("destroying again is harmless"):
+        stack.enova("destroy", str(stack.file), "--yes")
+
+
+def shared_memory() -> set[str]:
+    """Names of what lies in shared memory on this machine."""
+    return set(os.listdir("/dev/shm"))
+
+
+__all__ = ["Reply", "follow_the_load"]
