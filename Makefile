@@ -32,7 +32,7 @@ unit: setup ## the tests that start no process
 	$(BIN)/python -m pytest -m "not real and not vllm" $(ARGS)
 
 golden: setup ## rewrite the expected outputs of the golden tests; look at the diff afterwards
-	$(BIN)/python -m pytest tests/golden --rewrite-golden $(ARGS)
+	$(BIN)/python -m pytest tests --rewrite-golden -m "not real and not vllm" $(ARGS)
 
 bench: setup ## run the benchmarks; each prints a table
 	@for file in benchmarks/[a-z]*.py; do \

@@ -179,7 +179,9 @@ class Traffic(Section):
         description="Tokens of an answer.",
     )
     trace: str | None = Field(
-        None, description="A recorded trace (JSON lines) whose lengths replace the ones above."
+        None,
+        description="A recorded trace whose lengths replace the ones above: JSON lines with "
+        "`prompt_tokens` and `output_tokens`.",
     )
     prefix_reuse: Fraction = Field(
         0.0, description="Share of prompt tokens found in the prefix cache.", examples=["30%"]

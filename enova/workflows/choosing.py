@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from enova.base.digest import digest, plain
-from enova.base.errors import Refused
+from enova.base.errors import Refused, SpecError
+from enova.base.problems import locate
 from enova.base.source import Path as SpecPath
 from enova.capacity.catalog import models
 from enova.capacity.catalog.config import read_config as read_shape
@@ -23,6 +24,7 @@ from enova.capacity.sizing.explain import Recommendation
 from enova.capacity.sizing.from_spec import demand_for, demand_key
 from enova.capacity.sizing.recommend import recommend
 from enova.effects.sources.models import read_config
+from enova.effects.sources.traces import read_lengths
 from enova.spec.lock import FILE_NAME, Lock, answers, parse_lock
 from enova.workflows.loading import Read
 
@@ -111,8 +113,19 @@ def choose(spec: Read, inventory: Inventory, *, upgrade: bool, locked: bool) -> 
 
 
 def _demand(spec: Read, name: str) -> Demand:
+    """The demand of one service. Raises SpecError, with positions, and Refused."""
     service = spec.spec.services[name]
-    return demand_for(name, service, shape=_shape(spec, name), prices=spec.spec.pool.prices)
+    trace = service.traffic.trace
+    try:
+        return demand_for(
+            name,
+            service,
+            shape=_shape(spec, name),
+            prices=spec.spec.pool.prices,
+            lengths=None if trace is None else read_lengths(trace),
+        )
+    except SpecError as error:
+        raise SpecError(locate(error.problems, spec.loaded.sources)) from error
 
 
 def _shape(spec: Read, name: str) -> ModelShape:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from pathlib import Path
 
 import psutil
 import pytest
 
 from tests.scenario.kinds import Kind
-from tests.scenario.load import ANSWERED, BROKEN, Ask, Reply, ask_all, ask_once
+from tests.scenario.load import ANSWERED, BROKEN, Ask, ask_all, ask_once
 from tests.scenario.scaling import planned_rate
 from tests.scenario.world import DIFFERENT, FAILED, OK, Load, Stack, step, until
 
@@ -114,7 +115,7 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
     members = sorted(stack.in_rotation(service))
     victims = set(members[: kind.victims])
     long = kind.long_tokens
-    asks = [Ask(service, long, stream) for stream in (True, False) for _ in members * 2]
+    asks = [Ask(service, long, stream) for stream in (True, False) for _ in members]
     with (
         stack.reconciling() as reconciler,
         stack.load(kind.rate, tokens=kind.tokens) as load,
@@ -124,7 +125,7 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
         def kill() -> None:
             until(
                 "every replica works on long answers",
-                lambda: all(e.rq_active >= 2 for e in stack.seen_by_gateway(service).values()),
+                lambda: all(e.rq_active >= 1 for e in stack.seen_by_gateway(service).values()),
                 within_s=20,
             )
             for victim in victims:
@@ -135,20 +136,20 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
                     lambda: not victims & stack.in_rotation(service),
                     within_s=5,
                 )
+            with step("the reconciler replaces them"):
+                until(
+                    "all replicas are back",
+                    lambda: len(stack.in_rotation(service) - victims) == count,
+                    within_s=kind.start_s,
+                )
 
         replies = ask_all(stack.url, asks, meanwhile=kill)
-        with step("the reconciler replaces them"):
-            until(
-                "all replicas are back",
-                lambda: len(stack.in_rotation(service) - victims) == count,
-                within_s=kind.start_s,
-            )
         load.more(10)
         with step("it says what it did"):
             until("it is printed", lambda: "replica" in reconciler.output, within_s=5)
             heals = [line for line in stack.journal() if line["kind"] == "heal"]
             assert len({line["address"] for line in heals}) >= len(victims)
-    served = wait_for_log(stack, [reply.id for reply in (*replies, *load.replies)])
+    served = stack.served_by(reply.id for reply in (*replies, *load.replies))
     with step("only streams broke, and only those that the killed ones were answering"):
         for reply in (*replies, *load.failures):
             if reply.failed:
@@ -162,17 +163,6 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
         assert any(served[reply.id].retries for reply in whole), "none was on a victim"
     with step("nothing is left to do"):
         stack.enova("diff", str(stack.file), expect=OK)
-
-
-def wait_for_log(stack: Stack, identities: list[str]) -> dict[str, object]:
-    """The access log once it has all these requests: Envoy writes it every few seconds."""
-    until(
-        "every request is in the access log",
-        lambda: set(identities) <= stack.served_by().keys(),
-        within_s=20,
-        every_s=0.5,
-    )
-    return stack.served_by()
 
 
 def test_5_replicas_follow_the_load_without_a_failed_request(settled: Stack, kind: Kind) -> None:
@@ -254,7 +244,4 @@ def test_6_destroy_leaves_nothing_but_the_journal(settled: Stack, kind: Kind) ->
 
 def shared_memory() -> set[str]:
     """Names of what lies in shared memory on this machine."""
-    return set(os.listdir("/dev/shm"))
-
-
-__all__ = ["Reply", "follow_the_load"]
+    return {path.name for path in Path("/dev/shm").iterdir()}

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,7 +257,7 @@ class Stack:
 
     @property
     def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.state / "record.json").read_text())
+        found: dict[str, Any] = json.loads((self.state / "record.json").read_text())["record"]
         return found
 
     def journal(self) -> list[dict[str, Any]]:
@@ -287,15 +287,22 @@ class Stack:
         folders = (self.state / "run" / "instances").glob(f"{service}-replica-*")
         return sorted(folder.name for folder in folders)
 
-    def seen_by_gateway(self, service: str) -> dict[str, EndpointStats]:
-        """Members as Envoy itself sees them now; none while it does not answer."""
-        for component in reversed(self.components("gateway")):
+    def gateways(self) -> list[GatewayAdmin]:
+        """The admin interface of every running gateway, the newest first."""
+        found = []
+        for component in self.components("gateway"):
             folder = self.state / "run" / "components" / component
+            meta = json.loads((folder / "meta.json").read_text())
             if (folder / "admin.sock").exists():
                 admin = GatewayAdmin(folder / "admin.sock")
             else:
-                more = json.loads((folder / "meta.json").read_text())["more"]
-                admin = GatewayAdmin(port=more["admin_port"])
+                admin = GatewayAdmin(port=meta["more"]["admin_port"])
+            found.append((meta["created_s"], admin))
+        return [admin for _, admin in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    def seen_by_gateway(self, service: str) -> dict[str, EndpointStats]:
+        """Members as Envoy itself sees them now; none while it does not answer."""
+        for admin in self.gateways():
             with contextlib.suppress(Unreachable):
                 return {e.instance_id: e for e in admin.endpoint_stats(service)}
         return {}
@@ -305,10 +312,19 @@ class Stack:
         seen = self.seen_by_gateway(service).values()
         return {e.instance_id for e in seen if e.healthy and not e.draining}
 
-    def served_by(self) -> dict[str, AccessRecord]:
-        """Access log by request id."""
-        records, _ = read_new(self.state / "run" / "gateway" / "access.log")
-        return {record.request_id: record for record in records}
+    def served_by(self, identities: Iterable[str]) -> dict[str, AccessRecord]:
+        """The access log by request id, once it has all of these."""
+        wanted, found = set(identities), dict[str, AccessRecord]()
+
+        def complete() -> bool:
+            for admin in self.gateways():
+                admin.reopen_logs()  # writes what it holds back
+            records, _ = read_new(self.state / "run" / "gateway" / "access.log")
+            found.update({record.request_id: record for record in records})
+            return wanted <= found.keys()
+
+        until("every request is in the access log", complete, within_s=20, every_s=0.2)
+        return found
 
     def processes(self) -> list[psutil.Process]:
         """Every process that carries this stack's mark."""

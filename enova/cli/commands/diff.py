@@ -23,8 +23,10 @@ def command(spec: str, env: str, output: str, verbose: bool) -> int:
     from enova.workflows.plan import plan, without_recommendation
 
     planned = without_recommendation(plan(options.source(spec, env), options.surroundings()))
-    put_plan(planned.plan, output, verbose=verbose)
-    if planned.unreachable_hosts:
-        hosts = ", ".join(planned.unreachable_hosts)
-        raise Unreachable(f"{hosts} did not answer: what runs there is unknown")
+    unknown = ", ".join(planned.unreachable_hosts)
+    if not (unknown and planned.plan.is_empty):
+        # An empty plan would say that all is as asked for, which nobody knows.
+        put_plan(planned.plan, output, verbose=verbose)
+    if unknown:
+        raise Unreachable(f"{unknown} did not answer: what runs there is unknown")
     return OK if planned.plan.is_empty else DIFFERENT

@@ -28,6 +28,9 @@ def command(
 
     planned = plan(options.source(spec, env), options.surroundings(), locked=locked)
     put_plan(planned.plan, output, verbose=verbose)
+    if planned.unreachable_hosts:
+        hosts = ", ".join(planned.unreachable_hosts)
+        click.echo(f"Warning: {hosts} did not answer: what runs there is unknown", err=True)
     if save is not None:
         Path(save).write_text(plan_to_json(planned.plan), encoding="utf-8")
         click.echo(f"Apply exactly this with: enova apply {save}", err=True)

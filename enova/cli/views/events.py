@@ -62,6 +62,8 @@ class _Lines:
     def __call__(self, event: events.Event) -> None:
         if isinstance(event, events.ExecutionStarted | events.ExecutionEnded):
             return
+        if isinstance(event, events.ActionSkipped):
+            return  # the table at the end has them all
         total = len(self._numbers)
         number = self._numbers[event.action]
         place = f"[{number:>{len(str(total))}}/{total}] {event.address:<{self._width}}"

@@ -159,8 +159,8 @@ def _interrupted(ending: Ending) -> list[Line]:
     lines += [Line(), *_table(made, outcome), Line(), *_what_serves(ending)]
     lines.append(
         Line(
-            f"Interrupted: {_steps(len(outcome.done))} done, {len(outcome.not_started)} not "
-            "started. Nothing was undone."
+            f"Interrupted: {_steps(len(outcome.done))} done, {len(outcome.undone)} undone, "
+            f"{len(outcome.not_started)} not started."
         )
     )
     if ending.again:

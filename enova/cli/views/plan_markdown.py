@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enova.cli.views.plan_text import field_text, nothing, plan_lines, summary
-from enova.stack.plan import MEANING, Plan
+from enova.stack.plan import MEANING, Plan, Symbol
 
 
 def plan_markdown(plan: Plan) -> str:
@@ -14,10 +14,13 @@ def plan_markdown(plan: Plan) -> str:
         parts += [nothing(plan), ""]
     else:
         parts += [f"**{summary(plan)}**", ""]
-        parts += [f"- **Refused** {g.address}: {g.message}" for g in plan.guards]
-        parts += ["", "| | Address | Reason | Fields |", "|---|---|---|---|"]
+        if plan.guards:
+            parts += [*(f"- **Refused** {g.address}: {g.message}" for g in plan.guards), ""]
+        parts += ["| | Address | Reason | Fields |", "|---|---|---|---|"]
         for change in plan.changes:
-            fields = "<br>".join(_cell(field_text(f)) for f in change.fields)
+            # What is added is all new: its fields are below, under everything.
+            added = change.symbol is Symbol.ADD
+            fields = "" if added else "<br>".join(_cell(field_text(f)) for f in change.fields)
             symbol = f"`{change.symbol.value}` {MEANING[change.symbol]}"
             parts.append(
                 f"| {symbol} | `{change.address}` | {_cell(change.reason.value)} | {fields} |"

@@ -94,6 +94,8 @@ def field_text(field: FieldChange) -> str:
 def _value(value: object) -> str:
     if value is None:
         return "(none)"
+    if value == "":
+        return '""'
     text = "true" if value is True else str(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 

@@ -67,28 +67,15 @@ class Gateways:
         resource = do.gateway
         self._check_port(action, resource)
         _check_certificate(action, resource)
+        named = [(key.name, key.secret) for key in resource.keys]
         keys = {
-            name: self._ground.secrets([(name, key.secret)], action.address)[name]
-            for name, key in ((key.name, key) for key in resource.keys)
+            name: Secret(value)
+            for name, value in self._ground.secrets(named, action.address).items()
         }
         self._write_missing_members(resource)
         meta = self._note(folder, action, resource)
         try:
-            try:
-                settings = self._settings(folder, resource, meta)
-            except ValueError as error:
-                raise ActionFailed(action.address, "start", str(error)) from error
-            if resource.keys:
-                gateway.write_api_keys(
-                    folder.path / "keys.json", {name: Secret(value) for name, value in keys.items()}
-                )
-            if settings.tls is not None:
-                gateway.write_certificate(folder.path / "certificate.json", settings.tls)
-            bootstrap = render_bootstrap(settings, template_text("gateway.lua"))
-            problems = gateway.validate(bootstrap, envoy)
-            if problems:
-                raise ActionFailed(action.address, "start", problems[-1], problems)
-            gateway.write_document(folder.path / "bootstrap.json", bootstrap)
+            self._write_files(folder, resource, meta, keys)
             process_launch.start(
                 self._ground,
                 folder,
@@ -99,11 +86,7 @@ class Gateways:
             self._await_ready(folder, action)
         except EnovaError:
             process_launch.stop(
-                self._ground,
-                folder,
-                grace_s=0.0,
-                address=action.address,
-                progress=progress,
+                self._ground, folder, grace_s=0.0, address=action.address, progress=progress
             )
             shutil.rmtree(folder.path, ignore_errors=True)
             raise
@@ -266,6 +249,25 @@ class Gateways:
             if meta is not None and meta.address == GATEWAY and self._runs(folder):
                 found.append((folder, meta))
         return sorted(found, key=lambda pair: pair[1].created_s, reverse=True)
+
+    def _write_files(
+        self, folder: Folder, resource: GatewayResource, meta: Meta, keys: Mapping[str, Secret]
+    ) -> None:
+        """Everything Envoy reads, once Envoy itself found it good. Raises ActionFailed."""
+        try:
+            settings = self._settings(folder, resource, meta)
+            if keys:
+                gateway.write_api_keys(folder.path / "keys.json", keys)
+        except ValueError as error:
+            raise ActionFailed(meta.address, "start", str(error)) from error
+        if settings.tls is not None:
+            gateway.write_certificate(folder.path / "certificate.json", settings.tls)
+        bootstrap = render_bootstrap(settings, template_text("gateway.lua"))
+        envoy = self._ground.programs.envoy
+        problems = gateway.validate(bootstrap, envoy) if envoy is not None else []
+        if problems:
+            raise ActionFailed(meta.address, "start", problems[-1], problems)
+        gateway.write_document(folder.path / "bootstrap.json", bootstrap)
 
     def _drain_gateway(self, admin: GatewayAdmin, drain_s: float, progress: Progress) -> None:
         """Stop accepting; wait for the connections to go, then for the requests alone: a client

@@ -331,4 +331,5 @@ def _tampered(folder: Folder, meta: Meta) -> tuple[str, ...]:
         found.append("the command line is not the one it was started with")
     if served.get("cores") != sorted(process_table.affinity(process.pid)):
         found.append("it runs on other cores than it was given")
-    return tuple(found)
+    # One that ended while it was looked at has no command line: that is no change of anybody.
+    return tuple(found) if process.alive() else ()
