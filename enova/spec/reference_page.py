@@ -11,18 +11,21 @@ from enova.spec.reference import Field, all_fields, explain_path
 INTRODUCTION = """\
 # The spec, field by field
 
-One file holds one stack. `enova init` writes one to start from, `enova validate` shows every problem in it at once,
-`enova explain services.chat.goals.ttft` prints one field of this page. This page is generated from the models
-(`make golden`), so it says what the program does.
+One file holds one stack. `enova init` writes one to start from, `enova validate` shows every
+problem in it at once, `enova explain services.chat.goals.ttft` prints one field of this page.
+This page is generated from the models (`make golden`), so it says what the program does.
 
-- **Units are written**: `400ms`, `20/s`, `24GiB`, `2.49 USD/h`, `99%`. A bare number where a unit is needed is a problem.
-- **A bare value stands for a section's main field** where its type says so: `model: org/name`, `engine: emulator`,
-  `goals: {ttft: 400ms}` (at p95), `input_tokens: 512` (the mean).
-- **Overlays**: `enova plan chat.enova.yaml --env prod` lays `chat.prod.enova.yaml` over it. Maps merge; lists are replaced,
-  unless their items have a `name`.
-- **Interpolation** in values: `${NAME}`, `${NAME:-default}`, `${NAME:?message}`, `$$` for a dollar sign. Unset is a problem.
-- **Secrets only by reference**: `{env: NAME}`, `{file: path}` or `{command: [...]}`. The value is read at the moment it is
-  needed and never enters a plan, a record, a log or a process's arguments.
+- **Units are written**: `400ms`, `20/s`, `24GiB`, `2.49 USD/h`, `99%`. A bare number where a
+  unit is needed is a problem.
+- **A bare value stands for a section's main field** where its type says so: `model: org/name`,
+  `engine: emulator`, `goals: {ttft: 400ms}` (at p95), `input_tokens: 512` (the mean).
+- **Overlays**: `enova plan chat.enova.yaml --env prod` lays `chat.prod.enova.yaml` over it. Maps
+  merge; lists are replaced, unless their items have a `name`.
+- **Interpolation** in values: `${NAME}`, `${NAME:-default}`, `${NAME:?message}`, `$$` for a
+  dollar sign. Unset is a problem.
+- **Secrets only by reference**: `{env: NAME}`, `{file: path}` or `{command: [...]}`. The value is
+  read at the moment it is needed and never enters a plan, a record, a log or the arguments of a
+  process.
 - **Paths** that begin with `./` or `../` start at the spec's folder.
 
 `NAME` below stands for a name you choose.

@@ -18,14 +18,14 @@ CONFIG = """
 (APIServer pid=3127) Traceback (most recent call last):
 (APIServer pid=3127)   File "/venv/bin/vllm", line 8, in <module>
 (APIServer pid=3127)     sys.exit(main())
-(APIServer pid=3127) pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
+(APIServer pid=3127) pydantic_core.ValidationError: 1 validation error for ModelConfig
 (APIServer pid=3127)   Value error, User-specified max_model_len (99999) is greater than 2048
 (APIServer pid=3127)     For further information visit https://errors.pydantic.dev/2.12/v/value_error
 """
 
 ENGINE_CORE = """
 (EngineCore pid=52) ERROR 11-21 02:41:20 [core.py:1431] Traceback (most recent call last):
-(EngineCore pid=52) ERROR 11-21 02:41:20 [core.py:1431] ValueError: To serve at least one request 2 GiB
+(EngineCore pid=52) ERROR 11-21 02:41:20 [core.py:1431] ValueError: To serve one request 2 GiB
 (EngineCore pid=52) ERROR 11-21 02:41:20 [core.py:1431] of KV cache is needed
 (APIServer pid=41) Traceback (most recent call last):
 (APIServer pid=41) RuntimeError: Engine core initialization failed. See root cause above.
@@ -38,7 +38,7 @@ OUT_OF_MEMORY = """
 
 ENVOY = """
 [2026-11-21 03:06:49.927][21803][warning][main] [source/server/server.cc:946] a warning
-[2026-11-21 03:06:49.927][21803][critical][main] [source/server/server.cc:442] cannot bind '1.2.3.4:1'
+[2026-11-21 03:06:49.927][21803][critical][main] [source/server/server.cc:442] cannot bind '1.2.3.4'
 """
 
 PROMETHEUS = """
@@ -52,10 +52,10 @@ ts=2026-11-21T03:06:49.927Z caller=main.go:900 level=error msg="Unable to start"
     [
         (ARGPARSE, "vllm serve: error: argument --max-num-seqs: invalid int value: 'many'"),
         (CONFIG, "Value error, User-specified max_model_len (99999) is greater than 2048"),
-        (ENGINE_CORE, "ValueError: To serve at least one request 2 GiB"),
+        (ENGINE_CORE, "ValueError: To serve one request 2 GiB"),
         (OUT_OF_MEMORY, "torch.OutOfMemoryError: CUDA out of memory."),
         ("RuntimeError: Engine core initialization failed.", "RuntimeError: Engine core"),
-        (ENVOY, "cannot bind '1.2.3.4:1'"),
+        (ENVOY, "cannot bind '1.2.3.4'"),
         (PROMETHEUS, 'msg="Unable to start" err="bind: in use"'),
         ("INFO all is well\nnothing to see", None),
         ("", None),
@@ -69,7 +69,7 @@ def test_the_line_that_explains_is_found(output: str, reason: str | None) -> Non
 
 def test_no_logger_prefix_is_shown() -> None:
     assert process_log.reason(ENGINE_CORE.splitlines()) == (
-        "ValueError: To serve at least one request 2 GiB"
+        "ValueError: To serve one request 2 GiB"
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from enova.base.units import format_rate
+from enova.base.units import format_duration, format_rate
 from enova.capacity.catalog import engines
 from enova.capacity.inventory import CPU, Inventory
 from enova.capacity.perf.estimate import Doubt, Estimator, RooflineEstimator, Simulated
@@ -169,8 +169,8 @@ def _verdict(
         goal = result.missed
         figure = result.at.figure(goal.metric, goal.percentile)
         reason = (
-            f"{goal.metric} p{goal.percentile} is {_ms(figure.value)} "
-            f"(up to {_ms(figure.high)}) without load, the goal is {_ms(goal.limit_s)}"
+            f"{goal.metric} p{goal.percentile} is {format_duration(figure.value)} "
+            f"(up to {format_duration(figure.high)}) without load, the goal is {format_duration(goal.limit_s)}"
         )
         return Rejection(candidate.label, "goal", reason, candidate)
     peak = demand.workload.peak_per_s
@@ -438,7 +438,3 @@ def _rounded(value: float) -> float:
 
 def _money(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
-
-
-def _ms(seconds: float) -> str:
-    return f"{seconds * 1000:.3g} ms"

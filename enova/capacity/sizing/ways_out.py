@@ -161,15 +161,22 @@ def _easier_goal(
     for slack in EASING:
         eased = [_eased(goal, nearest, slack) for goal in goals]
         found = capacity(estimator, candidate.config, demand.workload, eased)
-        if found.rate_per_s <= 0 or not _carries(demand, candidate, found):
+        if found.rate_per_s <= 0:
+            continue
+        carries = _carries(demand, candidate, found)
+        if not carries and slack != EASING[-1]:
             continue
         changes = [
             f"{new.metric} p{new.percentile} to {format_duration(new.limit_s)}"
             for old, new in zip(goals, eased, strict=True)
             if new != old
         ]
-        yield f"relax {' and '.join(changes)} (fits {candidate.label})"
+        held = _most_replicas(demand, candidate) * found.rate_per_s * TARGET_UTILISATION
+        lower = "" if carries else f" and lower traffic.peak to {format_rate(float(f'{held:.2g}'))}"
+        yield f"relax {' and '.join(changes)}{lower} (fits {candidate.label})"
         break
+    if all(c.cores for c, _ in capacities):
+        yield "state GPUs in pool.hosts, and run the engine `emulator` where there are none"
     shape = with_quantization(demand.shape, demand.quantization)
     faster = []
     seen = {(c.config.device.name, c.config.layout.tensor_parallel) for c, _ in capacities}

@@ -20,11 +20,22 @@ from enova.cli.views.history import utc
 from enova.cli.views.line import Line, colour_wanted, columns, lively, put
 from enova.cli.views.outcome import base_urls
 from enova.effects.state.journal import Entry
-from enova.policy.signals import ReplicaSignals, Signals
+from enova.policy.signals import MEANINGS, ReplicaSignals, Signals
 from enova.stack.observed import Instance, Member, State
 from enova.workflows.status import Status
 
 SCHEMA = 1
+SHOWN = {
+    "arrival_rate": "arrivals",
+    "success_rate": "success",
+    "running": "running",
+    "waiting": "waiting",
+    "ttft_p95": "TTFT p95",
+    "itl_p95": "ITL p95",
+    "e2e_p95": "e2e p95",
+    "kv_usage": "KV cache used",
+    "generation_tokens_rate": "tokens",
+}
 COLOURS = {
     State.SERVING: "green",
     State.STARTING: "blue",
@@ -145,31 +156,31 @@ def _service(now: Status, service: str, url: str) -> Iterable[Line]:
 
 
 def _signals(signals: Signals) -> Iterable[Line]:
-    def rate(value: float | None, unit: str = "") -> str:
-        return "unknown" if value is None else f"{format_rate(value)}{unit}"
-
-    def time(value: float | None) -> str:
-        return "unknown" if value is None else format_duration(value)
-
-    def share(value: float | None) -> str:
-        return "unknown" if value is None else f"{100 * value:.3g} %"
-
-    def count(value: float | None) -> str:
-        return "unknown" if value is None else f"{value:g}"
-
+    """What is known on one line, what is not on the next, why below."""
     window = f"last {format_duration(signals.window_s)}" if signals.window_s else "now"
-    yield Line(
-        f"  {window}, from {signals.source}: {rate(signals.arrival_rate)} arrive, "
-        f"{share(signals.success_rate)} succeed, {count(signals.running)} running, "
-        f"{count(signals.waiting)} waiting"
-    )
-    yield Line(
-        f"  TTFT p95 {time(signals.ttft_p95)}, ITL p95 {time(signals.itl_p95)}, "
-        f"e2e p95 {time(signals.e2e_p95)}, KV cache {share(signals.kv_usage)} used, "
-        f"{rate(signals.generation_tokens_rate)} tokens"
-    )
+    told = {name: _told(name, getattr(signals, name)) for name in SHOWN}
+    known = [f"{word} {told[name]}" for name, word in SHOWN.items() if told[name]]
+    unknown = [word for name, word in SHOWN.items() if not told[name]]
+    if known:
+        yield Line(f"  {window}, from {signals.source}: {', '.join(known)}")
+    if unknown:
+        yield Line(f"  not known: {', '.join(unknown)}", "yellow")
     for note in signals.notes:
-        yield Line(f"  {note}")
+        yield Line(f"    {note}")
+
+
+def _told(name: str, value: float | None) -> str:
+    """A signal in its unit, "" when it is not known."""
+    if value is None:
+        return ""
+    match MEANINGS[name].unit:
+        case "requests/s" | "tokens/s":
+            return format_rate(value)
+        case "share":
+            return f"{100 * value:.3g} %"
+        case "seconds":
+            return format_duration(value)
+    return f"{value:g}"
 
 
 def _instance(
