@@ -1,7 +1,7 @@
 """Reading a spec from disk or standard input, with its overlay: the first step of every verb.
 
 In: a path as the user gave it and an environment name. Out: the loaded spec and where it lies.
-Raises SpecError with every problem at once, Refused when there is nothing to read.
+Raises SpecError with every problem at once, Refused when the name fits several specs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from enova.base.digest import digest
-from enova.base.errors import Refused
+from enova.base.errors import Refused, SpecError
+from enova.base.problems import Problem
 from enova.spec.files import group_files, select_files
 from enova.spec.load import LoadedSpec, decode, load, load_document
 from enova.spec.model import Spec
@@ -76,7 +77,8 @@ def find(source: Source) -> list[tuple[str, ...]]:
     given, env = Path(source.path), source.env or None
     folder = given if given.is_dir() else given.parent
     if not given.exists():
-        raise Refused(f"{given} does not exist. Write a spec with: enova init {given}")
+        message = f"{given} does not exist"
+        raise SpecError([Problem("E130", message, hint=f"enova init {given} writes a spec")])
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     if given.is_dir():
         groups = select_files(names, env)
@@ -101,4 +103,5 @@ def _bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise Refused(f"{path} cannot be read: {error.strerror}") from error
+        message = f"{path} cannot be read: {error.strerror}"
+        raise SpecError([Problem("E130", message)]) from error

@@ -50,7 +50,7 @@ def test_the_emulator_serves_and_ends(world: World) -> None:
 
 def test_what_the_emulator_refuses_is_named(world: World) -> None:
     world.start(ID, ("max-num-seqs", "many"), engine="emulator", executable="")
-    with pytest.raises(ActionFailed, match="--max-num-seqs.*many"):
+    with pytest.raises(ActionFailed, match=r"--max-num-seqs.*many"):
         world.wait(ID)
 
 
@@ -111,7 +111,6 @@ def test_vllm_serves_is_killed_and_leaves_nothing(
     [
         (("max-num-seqs", "many"), r"argument --max-num-seqs: .*many"),
         (("max-model-len", 999999), r"max_model_len \(999999\) is greater"),
-        (("kv-cache-memory-bytes", 4096), r"(?i)kv cache|memory"),
     ],
 )
 def test_what_vllm_refuses_is_named(
@@ -131,5 +130,5 @@ def test_what_vllm_refuses_is_named(
     )
     with pytest.raises(ActionFailed, match=reason) as caught:
         world.wait(ID, timeout_s=300)
-    print(caught.value)
+    assert "input_value" not in caught.value.reason
     assert caught.value.log_tail

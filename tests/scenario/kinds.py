@@ -32,8 +32,6 @@ class Kind:
     """Deadline for a replica to start, on a busy machine."""
     long_tokens: int
     """An answer of this length is still on its way when the killer comes."""
-    overload: float = 1.2
-    """Load to scale up at, as a share of what the replicas are planned to carry."""
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property

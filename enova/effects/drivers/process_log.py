@@ -30,6 +30,8 @@ _GENERIC = re.compile(
     r"WorkerProc initialization failed|Engine process failed to start|"
     r"validation errors? for|BrokenPipeError|CancelledError|KeyboardInterrupt|SystemExit"
 )
+_PYDANTIC = re.compile(r"\s*\[type=\w+, input_value=.*$")
+_REASON_MOST = 400
 _ADDRESS_IN_USE = re.compile(r"address already in use|Errno 98|EADDRINUSE", re.IGNORECASE)
 
 _PHASES: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -110,9 +112,15 @@ def reason(lines: Sequence[str]) -> str | None:
         text = _PREFIX.sub("", line.rstrip())
         if any(cause.match(text) for cause in _CAUSES):
             if not _GENERIC.search(text):
-                return text.strip()
-            generic = generic or text.strip()
+                return _short(text)
+            generic = generic or _short(text)
     return generic
+
+
+def _short(text: str) -> str:
+    """Without what pydantic appends about its input, and of readable length."""
+    text = _PYDANTIC.sub("", text.strip())
+    return text if len(text) <= _REASON_MOST else f"{text[: _REASON_MOST - 4]} ..."
 
 
 def address_in_use(lines: Sequence[str]) -> bool:

@@ -45,7 +45,8 @@ class GatewayService:
     that is not streamed. There is no limit on the whole time of a request. With ``slow_start_s``
     a new replica gets its share of requests gradually over that time; it is off by default,
     because Envoy then chooses by a schedule of weights, also long after the start, which follows
-    the open requests less closely.
+    the open requests less closely. ``retries`` is how many replicas may die together, as with
+    their host, without a request failing: one that meets only dead ones has that many to meet.
     """
 
     name: str
@@ -55,7 +56,7 @@ class GatewayService:
     connect_timeout_s: float = 2.0
     max_pending: int = 1024
     max_requests: int = 4096
-    retries: int = 2
+    retries: int = 5
     retry_budget_percent: float = 75.0
     retry_floor: int = 64
     slow_start_s: float = 0.0

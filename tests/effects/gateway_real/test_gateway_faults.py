@@ -23,7 +23,7 @@ def test_a_killed_replica_costs_no_request_that_is_not_streamed(
         load.body = {"model": "tiny", "test": {"delay_s": 0.15}}
         load.more(60)
         for victim in backends[:2]:
-            assert victim.seen()["open"] != 0
+            until(lambda v=victim: v.seen()["open"] != 0)  # type: ignore[misc]  # binds the variable
             victim.kill()
             until(lambda: sum(e.healthy for e in gateway.admin.endpoint_stats("chat")) < 3)
             load.more(60)
