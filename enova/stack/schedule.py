@@ -36,11 +36,16 @@ from enova.stack.actions import (
 )
 from enova.stack.compare import ComponentDifference, SlotDifference, Verdict
 from enova.stack.observed import Component, Instance, Observed, Placement, State
+from enova.stack.owners import Reason
 from enova.stack.placement import Room, Taken
 from enova.stack.resources import GatewayResource, PrometheusResource, ServiceResource
 
 STOP_MARGIN_S = 15.0
 """Kill grace beyond the engine's own shutdown timeout, which equals the drain timeout."""
+
+HUNG_GRACE_S = 5.0
+"""Kill grace of an engine that does no work. The sooner it ends, the sooner are the requests it
+holds tried elsewhere."""
 
 
 @dataclass
@@ -358,8 +363,10 @@ def _go(
     cause: str,
     after: Sequence[int],
     drain_s: float,
+    grace_s: float | None = None,
 ) -> int:
-    """Drain, leave, stop. Returns the id of the stop."""
+    """Drain, leave, stop. Returns the id of the stop. ``grace_s``: None, enough for its requests."""
+    grace_s = drain_s + STOP_MARGIN_S if grace_s is None else grace_s
     group = f"{instance.address} goes"
     if instance.state is State.UNKNOWN:
         return graph.add(
@@ -388,11 +395,11 @@ def _go(
     )
     return graph.add(
         instance.address,
-        StopReplica(instance.id, drain_s + STOP_MARGIN_S),
+        StopReplica(instance.id, grace_s),
         cause=cause,
         group=group,
         after=[leave],
-        timeout_s=drain_s + 2 * STOP_MARGIN_S,
+        timeout_s=grace_s + STOP_MARGIN_S,
         expects=instance.digest,
     )
 
@@ -532,11 +539,14 @@ def _old_goes(
     *,
     after: Sequence[int],
 ) -> int:
+    """One that does no work is not waited for: no request it holds would end by itself."""
+    hung = difference.reason is Reason.UNHEALTHY
     return _go(
         graph,
         old,
         service.name,
         cause=_cause(difference),
         after=after,
-        drain_s=service.template.drain_timeout_s,
+        drain_s=0.0 if hung else service.template.drain_timeout_s,
+        grace_s=HUNG_GRACE_S if hung else None,
     )

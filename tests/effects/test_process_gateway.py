@@ -20,8 +20,9 @@ import pytest
 from enova.base.errors import ActionFailed
 from enova.base.secret import SecretRef
 from enova.effects import gateway as envoy
-from enova.effects.drivers import process_gateway
+from enova.effects.drivers import process_members
 from enova.effects.drivers.ports import free_port
+from enova.effects.gateway_admin import GatewayAdmin
 from enova.stack.actions import (
     Drain,
     Join,
@@ -110,7 +111,7 @@ def test_a_drain_waits_for_the_open_request(world: World, port: int) -> None:
     answers: list[object] = []
     asking = threading.Thread(target=lambda: answers.append(post(port, wait_s=1.5)))
     asking.start()
-    admin = process_gateway.GatewayAdmin(world.ground.components / GATE / "admin.sock")
+    admin = GatewayAdmin(world.ground.components / GATE / "admin.sock")
     until(lambda: any(e.rq_active for e in admin.endpoint_stats("chat")))
     world.do("chat/replica/0", Drain("chat", A, 30.0))
     until(lambda: len(answers) == 1, deadline_s=1.0)
@@ -122,7 +123,7 @@ def test_a_drain_ends_with_its_time(world: World, port: int) -> None:
     serve(world, A)
     asking = threading.Thread(target=lambda: post(port, wait_s=3))
     asking.start()
-    admin = process_gateway.GatewayAdmin(world.ground.components / GATE / "admin.sock")
+    admin = GatewayAdmin(world.ground.components / GATE / "admin.sock")
     until(lambda: any(e.rq_active for e in admin.endpoint_stats("chat")))
     world.do("chat/replica/0", Drain("chat", A, 0.3))
     assert any("still open" in word for word in world.told)
@@ -245,7 +246,7 @@ def test_a_killed_gateway_is_seen_and_replaced_on_the_same_members(world: World,
 def test_a_member_that_envoy_does_not_take_fails_the_join(
     world: World, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_gateway, "APPLIED_S", 0.5)
+    monkeypatch.setattr(process_members, "APPLIED_S", 0.5)
     world.do("gateway", StartGateway(GATE, gateway(port)))
     world.start(A)
     world.wait(A)

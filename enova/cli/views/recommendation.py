@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from enova.base.units import format_bytes, format_duration, format_rate
 from enova.cli.views.line import Line, columns
 from enova.spec.load import load_document
-from enova.spec.model import Lengths, Service
+from enova.spec.model import Lengths, Service, Traffic
 from enova.stack.plan import Plan
 
 Data = Mapping[str, object]
@@ -69,7 +69,8 @@ def _goals(name: str, service: Service) -> str:
     """What was asked of the service: its model, traffic and goals."""
     traffic = service.traffic
     parts = [name, service.model.id, f"peak {format_rate(traffic.peak)}"]
-    parts.append(f"{_lengths(traffic.input_tokens)} in, {_lengths(traffic.output_tokens)} out")
+    ways = (("in", "input_tokens"), ("out", "output_tokens"))
+    parts.append(", ".join(f"{_lengths(traffic, key)} {way}" for way, key in ways))
     for metric in METRICS:
         limits: Mapping[str, float] = getattr(service.goals, metric) or {}
         parts += [
@@ -80,11 +81,15 @@ def _goals(name: str, service: Service) -> str:
     return "  ".join(parts)
 
 
-def _lengths(lengths: Lengths) -> str:
+def _lengths(traffic: Traffic, key: str) -> str:
+    """Token counts as written; a default is not in the plan's document and has no number here."""
+    if traffic.trace is not None:
+        return "tokens of the trace"
+    lengths: Lengths = getattr(traffic, key)
     for words, value in (("", lengths.mean), ("p50 ", lengths.p50), ("p95 ", lengths.p95)):
-        if value is not None:
+        if value is not None and key in traffic.model_fields_set:
             return f"{words}{value:g} tokens"
-    return "tokens of the trace"
+    return "default tokens"
 
 
 def _latency_columns(service: Service) -> tuple[str, ...]:

@@ -2,7 +2,8 @@
 
 In: actions. Out: processes on loopback, each under a shim, with everything known about them below
 the stack's state folder, so that any later ``enova`` sees and ends them. Needs Linux (``/proc``,
-pidfd). The parts are in ``process_replica``, ``process_gateway``, ``process_prometheus``.
+pidfd). Its parts: ``process_replica``, ``process_gateway``, ``process_members``,
+``process_prometheus``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from enova.effects.drivers.base import Progress
 from enova.effects.drivers.process_folder import Folder, Life
 from enova.effects.drivers.process_gateway import Gateways
 from enova.effects.drivers.process_ground import Ground, find_programs
+from enova.effects.drivers.process_members import Members
 from enova.effects.drivers.process_prometheus import Prometheuses
 from enova.effects.drivers.process_replica import Replicas
 from enova.effects.state.store import StateDir
@@ -63,6 +65,7 @@ class ProcessDriver:
         self._probe = probe
         self._replicas = Replicas(ground)
         self._gateways = Gateways(ground)
+        self._members = Members(ground, self._gateways)
         self._prometheus = Prometheuses(ground)
 
     def inventory(self) -> Inventory:
@@ -79,7 +82,7 @@ class ProcessDriver:
                     key=lambda component: (component.address, component.id),
                 )
             ),
-            members=self._gateways.members(),
+            members=self._members.read(),
         )
 
     def runs_prometheus(self) -> bool:
@@ -111,11 +114,11 @@ class ProcessDriver:
                 self._write_targets()
             case Join(service, instance, weight):
                 target = self._replicas.serving(action, instance)
-                self._gateways.join(action, service, target, weight)
+                self._members.join(action, service, target, weight)
             case Drain(service, instance, timeout_s):
-                self._gateways.drain(action, service, instance, timeout_s, progress)
+                self._members.drain(action, service, instance, timeout_s, progress)
             case Leave(service, instance):
-                self._gateways.leave(action, service, instance)
+                self._members.leave(action, service, instance)
             case StopReplica(instance, grace_s):
                 self._replicas.stop(action, instance, grace_s, progress)
                 self._write_targets()

@@ -1,15 +1,14 @@
-"""The gateway on this machine: Envoy under a shim, its take-over, and who is a member.
+"""The gateway on this machine: Envoy under a shim, and its replacement by another.
 
-In: gateway resources and membership actions. Out: running Envoys, membership files that outlive
-them, and the certainty that Envoy has taken what was written. A new gateway listens on the same
-port beside the old one, which then stops accepting and ends once its requests did.
+In: gateway resources. Out: running Envoys. A new gateway listens on the same port beside the old
+one, which then stops accepting and ends once its requests did. Who is a member is in
+``process_members``: those files outlive every Envoy.
 """
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from math import ceil
 
 from enova.base.address import GATEWAY
@@ -19,21 +18,17 @@ from enova.effects import gateway, trace_ring
 from enova.effects.drivers import ports, process_launch, process_log, process_table
 from enova.effects.drivers.process_folder import Folder, Life, Meta, folders, locked
 from enova.effects.drivers.process_ground import LOOPBACK, Ground
-from enova.effects.gateway_admin import EndpointStats, GatewayAdmin
+from enova.effects.gateway_admin import GatewayAdmin
 from enova.effects.packaged import template_text
 from enova.stack.actions import Action, StartGateway
-from enova.stack.observed import Component, Member, State
+from enova.stack.observed import Component, State
 from enova.stack.render.envoy import render_bootstrap
-from enova.stack.render.envoy_members import Member as RenderedMember
 from enova.stack.render.envoy_settings import GatewayService, GatewaySettings, RateLimit, Tls
 from enova.stack.resources import GatewayResource
 
 Progress = Callable[[str], None]
 
 READY_S = 30.0
-APPLIED_S = 15.0
-"""How long Envoy may take to read a membership file and to check a new member's health."""
-
 STOP_GRACE_S = 10.0
 IDLE_CLIENTS_S = 3.0
 """How long clients with open connections get to be told to reconnect, by their next answer."""
@@ -49,13 +44,11 @@ class Gateways:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
 
-    # Envoy itself
-
     def start(self, action: Action, do: StartGateway, progress: Progress) -> None:
         """Start Envoy, beside a running one of ours. Nothing changes when it cannot run."""
         folder = self._folder(do.component)
         known = folder.meta()
-        if known is not None and self._runs(folder):
+        if known is not None and self.runs(folder):
             process_launch.check_same(known, do.gateway.digest, action)
             self._await_ready(folder, action)
             return
@@ -96,10 +89,10 @@ class Gateways:
         """Let open requests end, at most ``drain_s`` seconds, then stop this Envoy."""
         folder = self._folder(component)
         meta = folder.meta()
-        if meta is not None and self._runs(folder) and drain_s > 0:
+        if meta is not None and self.runs(folder) and drain_s > 0:
             progress("draining")
             try:
-                self._drain_gateway(_admin(folder, meta), drain_s, progress)
+                self._drain_gateway(admin_of(folder, meta), drain_s, progress)
             except Unreachable as error:
                 progress(f"not draining: {error}")
         if not folder.path.exists():
@@ -120,7 +113,7 @@ class Gateways:
             meta = folder.meta()
             if meta is None or meta.address != GATEWAY:
                 continue
-            runs = self._runs(folder)
+            runs = self.runs(folder)
             state = State.EXITED
             if runs:
                 ready = _ready(folder, meta)
@@ -144,109 +137,33 @@ class Gateways:
         found = []
         for folder in folders(self._ground.components):
             meta = folder.meta()
-            if meta is not None and meta.address == GATEWAY and self._runs(folder):
+            if meta is not None and meta.address == GATEWAY and self.runs(folder):
                 found.append((meta.id, f"{LOOPBACK}:{meta.more['metrics_port']}"))
         return tuple(found)
 
     def metrics_endpoint(self) -> str | None:
         """``host:port`` of the ``/metrics`` of the gateway that takes new requests."""
-        live = self._live()
+        live = self.live()
         return f"{LOOPBACK}:{live[0][1].more['metrics_port']}" if live else None
 
     def bound_access_log(self) -> None:
         """Rotate the access log when it is time; every running gateway reopens it."""
-        reopen = [_admin(folder, meta).reopen_logs for folder, meta in self._live()]
+        reopen = [admin_of(folder, meta).reopen_logs for folder, meta in self.live()]
         trace_ring.keep_bounded(self._ground.gateway, reopen)
-
-    # Members
-
-    def join(self, action: Action, service: str, target: Meta, weight: int) -> None:
-        """Make an instance a serving member, and wait until Envoy sends it requests."""
-        member = RenderedMember(target.id, target.host, target.port, weight=weight)
-
-        def with_it(members: dict[str, RenderedMember]) -> None:
-            members[member.instance_id] = member
-
-        self._change(service, with_it)
-
-        def taken(stats: Mapping[str, EndpointStats]) -> bool:
-            seen = stats.get(target.id)
-            if seen is None:
-                return False
-            if not member.serves:
-                return seen.draining
-            return seen.healthy and not seen.draining and seen.weight == weight
-
-        self._await(action, service, "join", taken)
-
-    def drain(
-        self, action: Action, service: str, instance: str, timeout_s: float, progress: Progress
-    ) -> None:
-        """Send nothing new, and wait until its open requests ended or the time is over."""
-
-        def draining(members: dict[str, RenderedMember]) -> None:
-            if instance in members:
-                members[instance] = replace(members[instance], state="draining")
-
-        if instance not in self._change(service, draining):
-            return
-
-        def taken(stats: Mapping[str, EndpointStats]) -> bool:
-            return instance not in stats or stats[instance].draining
-
-        self._await(action, service, "drain", taken)
-        clock = self._ground.clock
-        end = clock.monotonic() + timeout_s
-        for folder, meta in self._live():
-            try:
-                left = max(0.0, end - clock.monotonic())
-                if not _admin(folder, meta).wait_idle(service, instance, deadline_s=left):
-                    progress(f"requests still open after {timeout_s:.0f} s")
-            except Unreachable as error:
-                if self._runs(folder):
-                    raise
-                progress(f"the gateway ended meanwhile: {error}")
-
-    def leave(self, action: Action, service: str, instance: str) -> None:
-        """Take an instance out of the membership, and wait until Envoy has forgotten it."""
-
-        def without_it(members: dict[str, RenderedMember]) -> None:
-            members.pop(instance, None)
-
-        self._change(service, without_it)
-        self._await(action, service, "leave", lambda stats: instance not in stats)
-
-    def members(self) -> dict[str, tuple[Member, ...]]:
-        """Members by service as the files say, services without any left out."""
-        found = {}
-        for path in sorted(self._ground.members.glob("*.json")):
-            members = tuple(
-                Member(
-                    instance=member.instance_id,
-                    endpoint=f"{member.host}:{member.port}",
-                    weight=member.weight,
-                    draining=not member.serves,
-                )
-                for member in self._read(path.stem).values()
-            )
-            if members:
-                found[path.stem] = members
-        return found
-
-    # Inside
 
     def _folder(self, component: str) -> Folder:
         return Folder(self._ground.components / component)
 
-    def _runs(self, folder: Folder) -> bool:
+    def runs(self, folder: Folder) -> bool:
+        """Whether this gateway process runs."""
         return folder.life(self._ground.marks(folder.id)) is Life.RUNNING
 
-    def _live(self) -> list[tuple[Folder, Meta]]:
+    def live(self) -> list[tuple[Folder, Meta]]:
         """Running gateways, the newest first."""
         found = []
         for folder in folders(self._ground.components):
             meta = folder.meta()
-            if meta is not None and meta.address == GATEWAY and self._runs(folder):
+            if meta is not None and meta.address == GATEWAY and self.runs(folder):
                 found.append((folder, meta))
         return sorted(found, key=lambda pair: pair[1].created_s, reverse=True)
 
@@ -290,7 +207,7 @@ class Gateways:
         if ports.is_free(resource.port, host=resource.host):
             return
         ours = {
-            process.pid for folder, _ in self._live() if (process := folder.process()) is not None
+            process.pid for folder, _ in self.live() if (process := folder.process()) is not None
         }
         listening = set(process_table.listeners(resource.port))
         if listening and listening <= ours:
@@ -370,7 +287,7 @@ class Gateways:
     def _await_ready(self, folder: Folder, action: Action) -> None:
         meta = folder.meta()
         end = self._ground.clock.monotonic() + READY_S
-        while meta is not None and self._runs(folder):
+        while meta is not None and self.runs(folder):
             # Ready only means that the configuration is loaded, not that the port is bound.
             if _ready(folder, meta) and ports.listens(folder.process(), meta.port):
                 return
@@ -379,72 +296,10 @@ class Gateways:
             self._ground.clock.sleep(_LOOK_S)
         lines = process_log.tail(folder.log, process_launch.TAIL_LINES)
         reason = f"it did not get ready within {READY_S:.0f} s"
-        if not self._runs(folder):
+        if not self.runs(folder):
             process_launch.await_note(folder)
             reason = process_launch.ended_reason(folder)
         raise ActionFailed(action.address, "start", reason, lines)
-
-    def _read(self, service: str) -> dict[str, RenderedMember]:
-        """Members by instance id. A file that is not ours to read counts as empty: it is
-        replaced by the next write, and the plan sees that nobody is a member."""
-        try:
-            members = gateway.read_members(self._ground.members, service)
-        except (OSError, ValueError):
-            return {}
-        return {member.instance_id: member for member in members}
-
-    def _change(
-        self, service: str, change: Callable[[dict[str, RenderedMember]], None]
-    ) -> dict[str, RenderedMember]:
-        """Read, change, write one membership file. Returns the members after it."""
-        self._ground.prepare(self._ground.members)
-        with locked(self._ground.members):
-            before = self._read(service)
-            after = dict(before)
-            change(after)
-            written = gateway.members_path(self._ground.members, service).exists()
-            if after != before or not written:
-                gateway.write_members(self._ground.members, service, after.values())
-        return after
-
-    def _await(
-        self,
-        action: Action,
-        service: str,
-        step: str,
-        taken: Callable[[Mapping[str, EndpointStats]], bool],
-    ) -> None:
-        """Wait until the newest gateway that knows the service has taken the file.
-
-        An older one only finishes the requests it has. Without a gateway the file is enough.
-        """
-        clock = self._ground.clock
-        end = clock.monotonic() + APPLIED_S
-        knowing = [
-            (folder, meta)
-            for folder, meta in self._live()
-            if any(path == f"routes.{service}" for path, _ in meta.fields)
-        ]
-        for folder, meta in knowing[:1]:
-            admin = _admin(folder, meta)
-            while True:
-                try:
-                    stats = {e.instance_id: e for e in admin.endpoint_stats(service)}
-                except Unreachable:
-                    if not self._runs(folder):
-                        break
-                    stats = None
-                if stats is not None and taken(stats):
-                    break
-                if clock.monotonic() >= end:
-                    raise ActionFailed(
-                        action.address,
-                        step,
-                        f"{meta.id} has not taken the membership of {service} "
-                        f"within {APPLIED_S:.0f} s",
-                        process_log.tail(folder.log, process_launch.TAIL_LINES),
-                    )
-                clock.sleep(_LOOK_S)
 
 
 def _check_certificate(action: Action, resource: GatewayResource) -> None:
@@ -464,7 +319,8 @@ def _check_certificate(action: Action, resource: GatewayResource) -> None:
         ) from error
 
 
-def _admin(folder: Folder, meta: Meta) -> GatewayAdmin:
+def admin_of(folder: Folder, meta: Meta) -> GatewayAdmin:
+    """The admin interface of one gateway process."""
     port = meta.more.get("admin_port")
     if port:
         return GatewayAdmin(port=_int(port))
@@ -472,7 +328,7 @@ def _admin(folder: Folder, meta: Meta) -> GatewayAdmin:
 
 
 def _ready(folder: Folder, meta: Meta) -> bool:
-    return _admin(folder, meta).ready()
+    return admin_of(folder, meta).ready()
 
 
 def _limit(rate: float | None) -> RateLimit | None:

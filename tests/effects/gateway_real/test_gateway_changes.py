@@ -126,8 +126,10 @@ def test_a_second_process_takes_over_the_port(
     print(f"{len(failed)} of {len(load.results)} requests failed")
     if keep_alive:
         assert failed == []
-    # A connection made in the very moment the old process closes its socket may be reset.
-    assert len(failed) <= 2, failed
+    # A connection made in the very moment the old process closes its socket may be reset; no
+    # request may get a wrong answer. Changes in place (above) do not even have that.
+    assert all("Error" in result for result in failed), failed
+    assert len(failed) <= len(load.results) / 100
 
 
 def test_after_a_crash_a_gateway_starts_anew_on_the_same_files(

@@ -1,0 +1,176 @@
+"""Rendered files: what Envoy accepts, what systemd reads, and never a secret."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+
+from enova.base.errors import Refused
+from enova.capacity.inventory import from_plain
+from enova.effects import gateway
+from enova.effects.clock import ManualClock
+from enova.effects.drivers.fake import World
+from enova.stack.render.unit import ReconcileUnit, quoted, render_unit
+from enova.workflows.destroy import plan_destroy
+from enova.workflows.loading import Source
+from enova.workflows.plan import plan
+from enova.workflows.render import render, write_files
+from enova.workflows.wiring import Surroundings
+from tests.transcript.session import POOL, WatchedDriver
+
+CANARY = "sk-canary-0123456789"
+
+SPEC = """
+version: 1
+name: shop
+services:
+  chat:
+    model: Qwen/Qwen2.5-7B-Instruct
+    engine: {env: {HF_TOKEN: {env: HF_TOKEN}, NOTE: "two words"}}
+    traffic: {peak: 5/s}
+  drill:
+    model: Qwen/Qwen2.5-0.5B-Instruct
+    engine: emulator
+    traffic: {peak: 5/s}
+gateway:
+  api_keys: [{name: ops, secret: {env: OPS_KEY}}]
+pool:
+  hosts: [{name: gpu-a, devices: [{gpu: h100-sxm-80gb, count: 4}]}]
+"""
+
+
+@pytest.fixture
+def surroundings(tmp_path: Path) -> Surroundings:
+    driver = WatchedDriver(World(inventory=from_plain(POOL)))
+    environment = {
+        "ENOVA_STATE_DIR": str(tmp_path / "state of 100%"),
+        "PATH": "/usr/bin",
+        "HF_TOKEN": CANARY,
+        "OPS_KEY": CANARY,
+    }
+    return Surroundings(environment, ManualClock(), lambda *_, **__: driver)
+
+
+@pytest.fixture
+def files(tmp_path: Path, surroundings: Surroundings) -> dict[str, str]:
+    path = tmp_path / "shop.enova.yaml"
+    path.write_text(SPEC)
+    planned = plan(Source(str(path)), surroundings)
+    return render(planned.plan, planned.site)
+
+
+def test_what_is_there(files: dict[str, str]) -> None:
+    assert list(files) == [
+        "engines/chat.json",
+        "engines/chat.sh",
+        "engines/drill.json",
+        "engines/drill.sh",
+        "enova-shop.service",
+        "gateway/bootstrap.json",
+        "gateway/members/chat.json",
+        "gateway/members/drill.json",
+        "plan.json",
+        "prometheus/prometheus.yml",
+    ]
+
+
+def test_no_secret_is_in_them_but_where_it_is_read(files: dict[str, str]) -> None:
+    assert not any(CANARY in text for text in files.values())
+    assert json.loads(files["engines/chat.json"])["secrets"] == {
+        "HF_TOKEN": "environment variable HF_TOKEN"
+    }
+    assert "HF_TOKEN, OPS_KEY" in files["enova-shop.service"]
+
+
+def test_the_command_of_an_engine(files: dict[str, str]) -> None:
+    data = json.loads(files["engines/chat.json"])
+    assert data["command"][:3] == ["vllm", "serve", "Qwen/Qwen2.5-7B-Instruct"]
+    assert data["command"][-2:] == ["--port", "{port}"]
+    script = files["engines/chat.sh"]
+    assert "export NOTE='two words'\n" in script
+    last = script.splitlines()[-1]
+    assert shlex.split(last) == ["exec", *data["command"][:-1], "$PORT"]
+    assert "CUDA_VISIBLE_DEVICES=" not in script
+    drill = json.loads(files["engines/drill.json"])
+    assert drill["command"][:2] == ["enova", "emulator"]
+
+
+def test_the_unit_keeps_engines_alive(files: dict[str, str], tmp_path: Path) -> None:
+    lines = files["enova-shop.service"].splitlines()
+    assert "KillMode=process" in lines
+    assert f'Environment="ENOVA_STATE_DIR={tmp_path}/state of 100%%"' in lines
+    (start,) = [line for line in lines if line.startswith("ExecStart=")]
+    assert start.endswith("-m enova reconcile shop")
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("plain-word/1.2", "plain-word/1.2"),
+        ("two words", '"two words"'),
+        ("100%", '"100%%"'),
+        ('say "hi"', '"say \\"hi\\""'),
+        ("", '""'),
+    ],
+)
+def test_quoting_for_systemd(word: str, shown: str) -> None:
+    assert quoted(word) == shown
+
+
+def test_a_dollar_is_a_variable_in_a_command_only() -> None:
+    unit = ReconcileUnit("shop", "", ["run", "a$b"], "/", {"A": "x$y"})
+    text = render_unit(unit, "{{ command }}|{{ environment[0] }}")
+    assert text == 'run "a$$b"|"A=x$y"'
+
+
+def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    write_files({"a/b.sh": "text"}, folder, force=False)
+    assert (folder / "a/b.sh").read_text() == "text"
+    with pytest.raises(Refused, match="not empty"):
+        write_files({"a/b.sh": "other"}, folder, force=False)
+    write_files({"a/b.sh": "other"}, folder, force=True)
+    assert (folder / "a/b.sh").read_text() == "other"
+
+
+def test_a_plan_to_destroy_uses_no_files(tmp_path: Path, surroundings: Surroundings) -> None:
+    path = tmp_path / "shop.enova.yaml"
+    path.write_text(SPEC)
+    here = plan(Source(str(path)), surroundings).site
+    with pytest.raises(Refused, match="destroy"):
+        render(plan_destroy(here), here)
+
+
+@pytest.mark.real
+def test_envoy_accepts_the_bootstrap(files: dict[str, str], envoy_binary: Path) -> None:
+    bootstrap = json.loads(files["gateway/bootstrap.json"])
+    text = json.dumps(bootstrap)
+    members = Path(bootstrap_members(bootstrap))
+    members.mkdir(parents=True)
+    for name in ("chat", "drill"):
+        (members / f"{name}.json").write_text(files[f"gateway/members/{name}.json"])
+    keys = members.parent.parent / "components" / "gateway"
+    keys.mkdir(parents=True)
+    gateway.write_api_keys(keys / "keys.json", {})
+    assert gateway.validate(json.loads(text), envoy_binary) == []
+
+
+def bootstrap_members(bootstrap: dict[str, object]) -> str:
+    """The watched directory a bootstrap names."""
+    found = [
+        str(value)
+        for key, value in walk(bootstrap)
+        if key == "path" and str(value).endswith("/members/chat.json")
+    ]
+    return str(Path(found[0]).parent)
+
+
+def walk(value: object) -> list[tuple[str, object]]:
+    if isinstance(value, dict):
+        return [pair for k, v in value.items() for pair in [(str(k), v), *walk(v)]]
+    if isinstance(value, list):
+        return [pair for item in value for pair in walk(item)]
+    return []
