@@ -75,11 +75,23 @@ class StopReplica:
 
 @dataclass(frozen=True)
 class StartGateway:
-    """Start Envoy with this configuration, beside a running one if there is one."""
+    """Start Envoy with this configuration."""
 
     component: str
     gateway: GatewayResource
     kind: Literal["start-gateway"] = "start-gateway"
+
+
+@dataclass(frozen=True)
+class ChangeGateway:
+    """Change a running gateway in place: no listener closes, no open request notices.
+
+    When the new configuration is rejected the old one stays in force.
+    """
+
+    component: str
+    gateway: GatewayResource
+    kind: Literal["change-gateway"] = "change-gateway"
 
 
 @dataclass(frozen=True)
@@ -123,6 +135,7 @@ Do = (
     | Leave
     | StopReplica
     | StartGateway
+    | ChangeGateway
     | StopGateway
     | StartPrometheus
     | StopPrometheus

@@ -240,10 +240,9 @@ def plan(inputs: Inputs) -> Plan:
         observed=inputs.observed,
         destroyed=destroyed,
     )
-    started: tuple[int, ...] = ()
-    settled: tuple[int, ...] = ()
+    gate: tuple[int, ...] = ()
     if not destroyed:
-        started, settled = schedule_gateway(graph, gateway, stack.gateway)
+        gate = schedule_gateway(graph, gateway, stack.gateway)
         schedule_prometheus(graph, prometheus, stack.prometheus)
     changes += [c for d in (gateway, prometheus) for c in _component_changes(d)]
 
@@ -257,7 +256,7 @@ def plan(inputs: Inputs) -> Plan:
             name,
             differences=gone,
             observed=inputs.observed,
-            after=settled,
+            after=gate,
             drain_s=DESTROY_DRAIN_S,
             room=room,
         )
@@ -285,7 +284,7 @@ def plan(inputs: Inputs) -> Plan:
             differences=differences,
             observed=inputs.observed,
             room=room,
-            gate=started,
+            gate=gate,
             deferred=frozenset(inputs.intents.deferred),
         )
         room = scheduled.room
@@ -449,7 +448,7 @@ def _component_changes(difference: ComponentDifference) -> list[Change]:
     symbols = {
         Verdict.START: Symbol.ADD,
         Verdict.REMOVE: Symbol.REMOVE,
-        Verdict.REPLACE: Symbol.REPLACE_START_FIRST
+        Verdict.REPLACE: Symbol.UPDATE
         if difference.address == addresses.GATEWAY
         else Symbol.REPLACE_STOP_FIRST,
         Verdict.KEEP: Symbol.UPDATE,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from enova.stack.actions import (
     Action,
+    ChangeGateway,
     Do,
     Drain,
     Join,
@@ -40,7 +41,9 @@ def unmet(action: Action, observed: Observed) -> str | None:
             if action.expects is None:
                 return None  # a member may outlive its instance
             return _unmet_at(do, do.instance, observed.instance(do.instance), action.expects)
-        case StartGateway() | StopGateway() | StartPrometheus() | StopPrometheus():
+        case (
+            StartGateway() | ChangeGateway() | StopGateway() | StartPrometheus() | StopPrometheus()
+        ):
             component = next((c for c in observed.components if c.id == do.component), None)
             return _unmet_at(do, do.component, component, action.expects)
         case RemoveStack():

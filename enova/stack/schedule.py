@@ -21,6 +21,7 @@ from enova.base.digest import digest
 from enova.base.errors import Bug
 from enova.stack.actions import (
     Action,
+    ChangeGateway,
     Do,
     Drain,
     Join,
@@ -208,33 +209,42 @@ def schedule_removed(
 
 def schedule_gateway(
     graph: Graph, difference: ComponentDifference, wanted: GatewayResource | None
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Add the gateway's actions. Returns those Joins wait for, and those removals wait for."""
-    starts: tuple[int, ...] = ()
-    stops = [
-        _stop_component(graph, c, cause="it exited", after=())
-        for c in difference.leftovers
-        if c.state is State.EXITED
-    ]
+) -> tuple[int, ...]:
+    """Add the gateway's actions. Returns those that Joins and removals wait for."""
     cause = _component_cause(difference)
-    if wanted is not None and difference.verdict in (Verdict.START, Verdict.REPLACE):
+    stops = [
+        _stop_component(graph, old, cause=cause, after=())
+        for old in difference.leftovers
+        if old.state is State.EXITED
+    ]
+    gate: tuple[int, ...] = ()
+    current = difference.component
+    if wanted is not None and difference.verdict is Verdict.START:
         name = graph.name(difference.address, wanted.digest)
-        start = graph.add(
-            difference.address,
-            StartGateway(name, wanted),
-            cause=cause,
-            group=difference.address,
-            after=stops,
-            undo=(StopGateway(name, 0.0),),
+        gate = (
+            graph.add(
+                difference.address,
+                StartGateway(name, wanted),
+                cause=cause,
+                group=difference.address,
+                after=stops,
+                undo=(StopGateway(name, 0.0),),
+            ),
         )
-        starts = (start,)
-    for old in (difference.component, *difference.leftovers):
-        if old is None or old.state is State.EXITED:
-            continue
-        if old is difference.component and difference.verdict is not Verdict.REPLACE:
-            continue
-        stops.append(_stop_component(graph, old, cause=cause, after=starts))
-    return starts, (*starts, *stops)
+    elif wanted is not None and difference.verdict is Verdict.REPLACE and current is not None:
+        gate = (
+            graph.add(
+                difference.address,
+                ChangeGateway(current.id, wanted),
+                cause=cause,
+                group=difference.address,
+                expects=current.digest,
+            ),
+        )
+    for old in difference.leftovers:
+        if old.state is not State.EXITED:
+            _stop_component(graph, old, cause="another gateway serves", after=gate)
+    return gate
 
 
 def schedule_prometheus(
@@ -365,7 +375,7 @@ def _go(
     drain_s: float,
     grace_s: float | None = None,
 ) -> int:
-    """Drain, leave, stop. Returns the id of the stop. ``grace_s``: None, enough for its requests."""
+    """Drain, leave, stop. Returns the id of the stop. ``grace_s``: left out, what draining takes."""
     grace_s = drain_s + STOP_MARGIN_S if grace_s is None else grace_s
     group = f"{instance.address} goes"
     if instance.state is State.UNKNOWN:

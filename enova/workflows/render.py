@@ -31,7 +31,9 @@ from enova.workflows.apply import ask_in
 from enova.workflows.wiring import Site
 
 STAND_IN_PORT = 9901
-"""For the metrics port, which the target picks."""
+"""For the metrics port, which the target picks; the next one for the admin port."""
+
+SOCKET_PATH_MOST = 100
 
 
 def render(made: Plan, here: Site) -> dict[str, str]:
@@ -109,13 +111,18 @@ def _engine(template: ReplicaTemplate) -> Iterator[tuple[str, str]]:
 def _gateway(stack: Stack, resource: GatewayResource, here: Site) -> Iterator[tuple[str, str]]:
     """Envoy's bootstrap and the members of each service as they are now."""
     run = here.state.run_folder
+    socket = str(run / "components" / "gateway" / "admin.sock")
+    # As the target does: a path too long for a socket is replaced by a port, except with API
+    # keys, which a port would show to any user.
+    by_port = len(socket) > SOCKET_PATH_MOST and not resource.keys
     places = GatewayPlaces(
         members_dir=str(run / "gateway" / "members"),
         access_log=str(run / "gateway" / "access.log"),
         keys=str(run / "components" / "gateway" / "keys.json"),
         certificate=str(run / "components" / "gateway" / "certificate.json"),
         metrics_port=STAND_IN_PORT,
-        admin_path=str(run / "components" / "gateway" / "admin.sock"),
+        admin_path=None if by_port else socket,
+        admin_port=STAND_IN_PORT + 1 if by_port else None,
     )
     settings = settings_of(resource, stack=here.state.folder.name, places=places)
     yield (

@@ -197,14 +197,13 @@ def test_back_off_shows_the_slot_and_starts_nothing() -> None:
     assert "start-replica" not in [a.do.kind for a in made.actions]
 
 
-def test_a_changed_gateway_starts_beside_the_old_one() -> None:
+def test_a_changed_gateway_is_changed_in_place() -> None:
     before, ask = asked(), asked(port=9200)
     made = planned(
         ask, world(before, *running(before, 0, 1)), record=recorded(before), before=before
     )
-    assert reasons(made) == [("gateway", "±", "spec changed")]
-    assert [a.do.kind for a in made.actions] == ["start-gateway", "stop-gateway"]
-    assert made.actions[1].after == (0,)
+    assert reasons(made) == [("gateway", "~", "spec changed")]
+    assert [a.do.kind for a in made.actions] == ["change-gateway"]
 
 
 def test_a_protected_service_is_not_removed_and_the_rest_is_shown() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shlex
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,10 +45,17 @@ pool:
 
 
 @pytest.fixture
-def surroundings(tmp_path: Path) -> Surroundings:
+def root() -> Iterator[Path]:
+    """A state folder with a short name: the path of a socket in it may be 107 bytes."""
+    with tempfile.TemporaryDirectory(prefix="e") as name:
+        yield Path(name) / "state of 100%"
+
+
+@pytest.fixture
+def surroundings(root: Path) -> Surroundings:
     driver = WatchedDriver(World(inventory=from_plain(POOL)))
     environment = {
-        "ENOVA_STATE_DIR": str(tmp_path / "state of 100%"),
+        "ENOVA_STATE_DIR": str(root),
         "PATH": "/usr/bin",
         "HF_TOKEN": CANARY,
         "OPS_KEY": CANARY,
@@ -98,10 +107,10 @@ def test_the_command_of_an_engine(files: dict[str, str]) -> None:
     assert drill["command"][:2] == ["enova", "emulator"]
 
 
-def test_the_unit_keeps_engines_alive(files: dict[str, str], tmp_path: Path) -> None:
+def test_the_unit_keeps_engines_alive(files: dict[str, str], root: Path) -> None:
     lines = files["enova-shop.service"].splitlines()
     assert "KillMode=process" in lines
-    assert f'Environment="ENOVA_STATE_DIR={tmp_path}/state of 100%%"' in lines
+    assert f'Environment="ENOVA_STATE_DIR={root}%"' in lines
     (start,) = [line for line in lines if line.startswith("ExecStart=")]
     assert start.endswith("-m enova reconcile shop")
 
@@ -147,7 +156,6 @@ def test_a_plan_to_destroy_uses_no_files(tmp_path: Path, surroundings: Surroundi
 @pytest.mark.real
 def test_envoy_accepts_the_bootstrap(files: dict[str, str], envoy_binary: Path) -> None:
     bootstrap = json.loads(files["gateway/bootstrap.json"])
-    text = json.dumps(bootstrap)
     members = Path(bootstrap_members(bootstrap))
     members.mkdir(parents=True)
     for name in ("chat", "drill"):
@@ -155,7 +163,7 @@ def test_envoy_accepts_the_bootstrap(files: dict[str, str], envoy_binary: Path) 
     keys = members.parent.parent / "components" / "gateway"
     keys.mkdir(parents=True)
     gateway.write_api_keys(keys / "keys.json", {})
-    assert gateway.validate(json.loads(text), envoy_binary) == []
+    assert gateway.validate(bootstrap, envoy_binary) == []
 
 
 def bootstrap_members(bootstrap: dict[str, object]) -> str:

@@ -22,6 +22,7 @@ from enova.effects.drivers.fake_world import FakeComponent, FakeInstance, Faults
 from enova.effects.state.files import locked, replace_file
 from enova.stack.actions import (
     Action,
+    ChangeGateway,
     Drain,
     Join,
     Leave,
@@ -170,6 +171,8 @@ class FakeDriver:
                 self._start_component(
                     action, do.component, do.gateway.digest, do.gateway.fields(), endpoint
                 )
+            case ChangeGateway():
+                self._change_gateway(action, do)
             case StartPrometheus():
                 port = do.prometheus.port or self._world.next_port()
                 self._start_component(
@@ -261,6 +264,16 @@ class FakeDriver:
         if serves_requests:
             self._world.stopped_while_joined.append(do.instance)
         del self._world.instances[do.instance]
+
+    def _change_gateway(self, action: Action, do: ChangeGateway) -> None:
+        known = self._world.components.get(do.component)
+        if known is None or known.state is State.EXITED:
+            raise ActionFailed(action.address, "change", f"{do.component} does not run")
+        refusal = self._world.faults.refuse.get(do.gateway.digest)
+        if refusal is not None:
+            raise ActionFailed(action.address, "change", refusal, (f"fatal: {refusal}",))
+        known.digest, known.fields = do.gateway.digest, do.gateway.fields()
+        known.endpoint = f"{do.gateway.host}:{do.gateway.port}"
 
     def _start_component(
         self,
