@@ -314,6 +314,34 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
         "name two files.",
         "tls: {certificate: server.crt, key: server.key}",
     ),
+    "E227": (
+        "A quantization that does not go with the checkpoint",
+        "A checkpoint stored quantized is served as it is stored, and some methods need a "
+        "checkpoint that was made with them.",
+        "leave quantization out for a checkpoint stored quantized; name a checkpoint made with "
+        "the method; or use one that the message lists.",
+        "wrong:  model: {id: org/name, quantization: awq}\nright:  model: org/name-awq",
+    ),
+    "E228": (
+        "Lengths that contradict each other",
+        "Mean, median and 95th percentile describe one distribution, long-tailed as texts are; "
+        "no such distribution has these figures.",
+        "measure them on the same requests, or give only one or two of them.",
+        "wrong:  input_tokens: {mean: 10, p95: 9000}\nright:  input_tokens: {p95: 9000}",
+    ),
+    "E229": (
+        "An engine version that is not known",
+        "Arguments, metrics and defaults differ between versions, so a version older than the "
+        "oldest known one, or a text that is no version, cannot be planned for.",
+        "use the version the message names or a newer one, or leave version out for the newest.",
+        'engine: {name: vllm, version: "0.32.0"}',
+    ),
+    "E230": (
+        "An engine argument that must be a number",
+        "Sizing computes with this argument, so it has to know its value.",
+        "write a number, also as the engine reads it (8k is 8000, 8K is 8192), or leave it out.",
+        "wrong:  args: {max-num-seqs: many}\nright:  args: {max-num-seqs: 64}",
+    ),
     "N301": (
         "A setting without effect",
         "The target or the engine does not use it.",

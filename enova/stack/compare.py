@@ -102,6 +102,17 @@ def wanted_count(service: ServiceResource, record: Record, intents: Intents) -> 
     return min(max(count, service.least), service.most)
 
 
+def _count_reason(service: ServiceResource, record: Record, intents: Intents) -> tuple[Reason, str]:
+    """Why a service has another number of replicas than wanted, with the words for it."""
+    known, count = record.counts.get(service.name), wanted_count(service, record, intents)
+    if known is None or count == known:
+        return Reason.INTERRUPTED, ""
+    if service.name in intents.counts:
+        return Reason.SCALED, intents.count_reasons.get(service.name, "")
+    bound = f"at least {service.least}" if count > known else f"at most {service.most}"
+    return Reason.SPEC_CHANGED, f"{bound} instead of {known}"
+
+
 @dataclass(frozen=True)
 class Sides:
     """The three sides of a service's comparison, bar the live one."""
@@ -248,17 +259,15 @@ def _slot_difference(
     digest = service.template.digest
     gone = tuple(i for i in here if i not in live and i.state is State.EXITED)
     if not wanted:
-        if not live:
-            return SlotDifference(address, Verdict.REMOVE, Reason.ORPHANED, gone[0], gone[1:])
-        reason = Reason.SCALED
-        return SlotDifference(
-            address,
-            Verdict.REMOVE,
-            reason,
-            live[0],
-            (*live[1:], *gone),
-            detail=intents.count_reasons.get(service.name, ""),
-        )
+        members = {m.instance for m in observed.members.get(service.name, ())}
+        # Of one whose host does not answer, nothing but its membership can be taken away.
+        going = tuple(i for i in (*live, *gone) if i.state is not State.UNKNOWN or i.id in members)
+        if not going:
+            return SlotDifference(address, Verdict.KEEP)
+        reason, detail = Reason.ORPHANED, ""
+        if going[0] in live:
+            reason, detail = _count_reason(service, record, intents)
+        return SlotDifference(address, Verdict.REMOVE, reason, going[0], going[1:], detail=detail)
     if not live:
         known = record.counts.get(service.name)
         if gone:
@@ -268,7 +277,7 @@ def _slot_difference(
         elif known is None or sides.recorded is None:
             reason, detail = Reason.NEW, ""
         elif wanted_count(service, record, intents) > known:
-            reason, detail = Reason.SCALED, intents.count_reasons.get(service.name, "")
+            reason, detail = _count_reason(service, record, intents)
         else:
             reason, detail = Reason.MISSING, ""
         return SlotDifference(
@@ -279,7 +288,15 @@ def _slot_difference(
             fields=field_changes((), service.template.fields()) if reason is Reason.NEW else (),
             detail=detail,
         )
-    best = sorted(live, key=lambda i: (i.digest != digest, i.state is not State.SERVING, i.id))
+    best = sorted(
+        live,
+        key=lambda i: (
+            i.id in intents.replace,
+            i.digest != digest,
+            i.state is not State.SERVING,
+            i.id,
+        ),
+    )
     current, leftovers = best[0], (*best[1:], *gone)
     if current.id in intents.replace:
         return SlotDifference(

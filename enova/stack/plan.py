@@ -8,7 +8,7 @@ host name goes in.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from enova.base import address as addresses
@@ -44,6 +44,7 @@ from enova.stack.schedule import (
     schedule_removed,
     schedule_service,
 )
+from enova.stack.settings import Configured, compare_settings
 
 SCHEMA = 1
 DESTROY_DRAIN_S = 30.0
@@ -84,6 +85,8 @@ class Inputs:
     notes: tuple[str, ...] = ()
     sources: tuple[str, ...] = ()
     """Files the spec was read from, as the user named them."""
+    demands: Mapping[str, str] = field(default_factory=dict)
+    """By service, the demand its choice answers: under it the lock file keeps the choice."""
 
 
 class Symbol(StrEnum):
@@ -117,6 +120,11 @@ class Change:
     fields: tuple[FieldChange, ...] = ()
     detail: str = ""
     instance: str | None = None
+
+    @property
+    def is_count(self) -> bool:
+        """True when the spec's bounds alone add or remove it."""
+        return self.reason is Reason.SPEC_CHANGED and not self.fields
 
 
 @dataclass(frozen=True)
@@ -182,6 +190,7 @@ class Plan:
     next_protected: tuple[str, ...] = ()
     recommendation: tuple[Mapping[str, object], ...] = ()
     sources: tuple[str, ...] = ()
+    demands: Mapping[str, str] = field(default_factory=dict)
     schema: int = SCHEMA
 
     @property
@@ -201,7 +210,7 @@ class Plan:
                 tuple((f.path, f.before, f.after) for f in change.fields),
             )
             for change in self.changes
-            if change.reason not in _LIVE_REASONS
+            if change.reason not in _LIVE_REASONS and not change.is_count
         }
         return digest([self.next_document, self.next_choices, sorted(map(repr, essence))])
 
@@ -212,13 +221,17 @@ _LIVE_REASONS = frozenset(
 """Reasons that come and go by themselves while a stack runs."""
 
 
+_TAKES = frozenset({Verdict.START, Verdict.REPLACE})
+"""Verdicts that need room in the pool."""
+
+
 def plan(inputs: Inputs) -> Plan:
     """The plan for ``inputs``. Never raises for what users or the world did: see ``guards``."""
     stack = _stack(inputs.ask, inputs)
     recorded = _stack(inputs.recorded, inputs)
     base = _base(inputs)
     graph = Graph(salt=digest([base, inputs.record.serial]))
-    room = Room.of(inputs.inventory, _held(inputs.observed))
+    room = Room.of(_reachable(inputs), _held(inputs.observed))
     destroyed = inputs.ask is None
     changes: list[Change] = []
     guards: list[Guard] = []
@@ -243,7 +256,7 @@ def plan(inputs: Inputs) -> Plan:
     gate: tuple[int, ...] = ()
     if not destroyed:
         gate = schedule_gateway(graph, gateway, stack.gateway)
-        schedule_prometheus(graph, prometheus, stack.prometheus)
+        schedule_prometheus(graph, prometheus, stack.prometheus, gate=gate)
     changes += [c for d in (gateway, prometheus) for c in _component_changes(d)]
 
     for name in removed_services(stack, inputs.observed):
@@ -267,17 +280,25 @@ def plan(inputs: Inputs) -> Plan:
         if stack.service(name) is None and not any(g.address == name for g in guards):
             guards.append(_protection(name))
 
+    changes += _settings_changes(inputs, stack, recorded)
     replace_lost = inputs.ask is not None and inputs.ask.spec.pool.on_lost_host == "replace"
-    in_priority = sorted(stack.services, key=lambda s: (-s.priority, s.name))
-    for service in in_priority:
-        moved = _choice_moved(service.name, inputs)
-        differences = compare_service(
-            Sides(service, recorded.service(service.name), moved),
+    compared = {
+        service.name: compare_service(
+            Sides(service, recorded.service(service.name), _choice_moved(service.name, inputs)),
             inputs.observed,
             record=inputs.record,
             intents=inputs.intents,
             replace_lost=replace_lost,
         )
+        for service in stack.services
+    }
+    # Those that only give room back come first, so that the others can have it.
+    in_order = sorted(
+        stack.services,
+        key=lambda s: (any(d.verdict in _TAKES for d in compared[s.name]), -s.priority, s.name),
+    )
+    for service in in_order:
+        differences = compared[service.name]
         scheduled = schedule_service(
             graph,
             service,
@@ -329,9 +350,7 @@ def plan(inputs: Inputs) -> Plan:
                 )
             )
         counts.append(Count(service.name, serving, placed, service.least, service.most))
-    if destroyed and (
-        graph.actions or inputs.observed.components or inputs.record.document is not None
-    ):
+    if destroyed and (graph.actions or inputs.observed.components or inputs.record.serial):
         schedule_destroyed_components(graph, (gateway, prometheus), drain_s=DESTROY_DRAIN_S)
     ask = inputs.ask
     return Plan(
@@ -353,6 +372,7 @@ def plan(inputs: Inputs) -> Plan:
         next_protected=tuple(s.name for s in stack.services if s.protect),
         recommendation=inputs.recommendation,
         sources=inputs.sources,
+        demands=inputs.demands,
     )
 
 
@@ -399,6 +419,13 @@ def _base(inputs: Inputs) -> Base:
     )
 
 
+def _reachable(inputs: Inputs) -> Inventory:
+    """The pool without hosts on which nothing can be started now."""
+    lost = inputs.observed.unreachable_hosts
+    kept = tuple(host for host in inputs.inventory.hosts if host.name not in lost)
+    return replace(inputs.inventory, hosts=kept)
+
+
 def _held(observed: Observed) -> list[Placement]:
     return [i.placement for i in observed.instances if i.state is not State.EXITED]
 
@@ -416,6 +443,21 @@ def _protection(service: str) -> Guard:
     )
 
 
+def _settings_changes(inputs: Inputs, stack: Stack, recorded: Stack) -> list[Change]:
+    if inputs.ask is None or inputs.recorded is None:
+        return []
+    before = {service.name: service.template.digest for service in recorded.services}
+    same = {s.name for s in stack.services if before.get(s.name) == s.template.digest}
+    return [
+        Change(difference.address, Symbol.UPDATE, difference.reason, difference.fields)
+        for difference in compare_settings(
+            Configured(inputs.recorded.spec, inputs.recorded.choices),
+            Configured(inputs.ask.spec, inputs.ask.choices),
+            same_template=frozenset(same),
+        )
+    ]
+
+
 def _slot_change(
     difference: SlotDifference, mode: str = "", *, waits: float | None = None
 ) -> Change:
@@ -430,7 +472,7 @@ def _slot_change(
         else Symbol.REPLACE_START_FIRST,
     }
     symbol, detail = symbols[difference.verdict], difference.detail
-    if waits is not None and difference.verdict is Verdict.START:
+    if waits is not None and difference.verdict in _TAKES:
         symbol = Symbol.WAIT
         detail = f"{detail}; " if detail else ""
         detail += "it failed repeatedly, back-off holds the next start"

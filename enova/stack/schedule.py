@@ -116,7 +116,7 @@ def schedule_service(
     gate: Sequence[int],
     deferred: frozenset[str],
 ) -> ServiceSchedule:
-    """Add the actions of one service. ``gate``: actions every Join waits for (the gateway)."""
+    """Add the actions of one service. ``gate``: what coming replicas wait for (the gateway)."""
     _leave_ghosts(graph, service.name, observed)
     cleared: dict[str, list[int]] = {}
     for difference in differences:
@@ -150,7 +150,8 @@ def schedule_service(
                 after=gate,
                 expects=difference.instance.digest,
             )
-    replaced = _replace(graph, service, differences=differences, room=room, gate=gate, before=proof)
+    may_start = [d for d in differences if d.address not in deferred]
+    replaced = _replace(graph, service, differences=may_start, room=room, gate=gate, before=proof)
     room = replaced.room
     removed_after = proof or list(gate)
     drain_s = service.template.drain_timeout_s
@@ -210,7 +211,7 @@ def schedule_removed(
 def schedule_gateway(
     graph: Graph, difference: ComponentDifference, wanted: GatewayResource | None
 ) -> tuple[int, ...]:
-    """Add the gateway's actions. Returns those that Joins and removals wait for."""
+    """Add the gateway's actions. Returns those that everything else waits for."""
     cause = _component_cause(difference)
     stops = [
         _stop_component(graph, old, cause=cause, after=())
@@ -248,7 +249,11 @@ def schedule_gateway(
 
 
 def schedule_prometheus(
-    graph: Graph, difference: ComponentDifference, wanted: PrometheusResource | None
+    graph: Graph,
+    difference: ComponentDifference,
+    wanted: PrometheusResource | None,
+    *,
+    gate: Sequence[int],
 ) -> None:
     """Add Prometheus' actions: the old one goes first, because both would write one database."""
     cause = _component_cause(difference)
@@ -264,7 +269,7 @@ def schedule_prometheus(
             StartPrometheus(name, wanted),
             cause=cause,
             group=difference.address,
-            after=stops,
+            after=[*stops, *gate],
             undo=(StopPrometheus(name),),
         )
 
@@ -301,7 +306,10 @@ def _come(
     after: Sequence[int],
     gate: Sequence[int],
 ) -> int:
-    """Start, wait until it serves, join. Returns the id of the Join."""
+    """Start, wait until it serves, join. Returns the id of the Join.
+
+    The gateway comes first: it takes a fraction of a second, and without it a replica is no use.
+    """
     template = service.template
     name = graph.name(difference.address, template.digest)
     cause, group = _cause(difference), f"{difference.address} comes"
@@ -311,7 +319,7 @@ def _come(
         StartReplica(name, template, placement),
         cause=cause,
         group=group,
-        after=after,
+        after=[*after, *gate],
         undo=(stop,),
     )
     wait = graph.add(
@@ -328,7 +336,7 @@ def _come(
         Join(service.name, name, template.weight),
         cause=cause,
         group=group,
-        after=[wait, *gate],
+        after=[wait],
         expects=template.digest,
         undo=(Leave(service.name, name),),
     )
@@ -375,7 +383,7 @@ def _go(
     drain_s: float,
     grace_s: float | None = None,
 ) -> int:
-    """Drain, leave, stop. Returns the id of the stop. ``grace_s``: left out, what draining takes."""
+    """Drain, leave, stop. Returns the id of the stop. ``grace_s`` None: what draining takes."""
     grace_s = drain_s + STOP_MARGIN_S if grace_s is None else grace_s
     group = f"{instance.address} goes"
     if instance.state is State.UNKNOWN:
@@ -520,7 +528,8 @@ def _replace(
             size = service.rollout.surge
         else:
             difference, old = todo.pop(0)
-            serves = old.state is State.SERVING
+            # One that hangs answers /health but serves nobody.
+            serves = old.state is State.SERVING and difference.reason is not Reason.UNHEALTHY
             fits = room.without(old.placement).take(service.template.needs) is not None
             if not fits or (serves and service.rollout.max_unavailable < 1):
                 blocked.append(difference.address)

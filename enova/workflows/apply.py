@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from enova.base.errors import Refused
+from enova.base.errors import Refused, SpecError
 from enova.capacity.sizing.choice import Choice
 from enova.effects.execute import Outcome, StopFlag, execute
 from enova.effects.state.lease import Held
@@ -20,8 +20,9 @@ from enova.stack.document import plan_from_json
 from enova.stack.events import Event
 from enova.stack.plan import Ask, Plan, next_record
 from enova.stack.plan import plan as make_plan
-from enova.workflows.choosing import lock_digest_of
+from enova.workflows.choosing import Chosen, lock_digest_of
 from enova.workflows.loading import STDIN, Source, read
+from enova.workflows.lock import write_lock
 from enova.workflows.plan import inputs_again
 from enova.workflows.wiring import Gathered, Site, Surroundings, gather, site
 
@@ -55,7 +56,7 @@ def site_of(saved: Plan, surroundings: Surroundings) -> Site:
 
 def check_files(saved: Plan, surroundings: Surroundings) -> None:
     """Refuse a saved plan whose spec or lock file is not what it was made from."""
-    if saved.sources == (STDIN,):
+    if not saved.sources or saved.sources == (STDIN,):
         return
     base = saved.sources[0]
     if not Path(base).exists():
@@ -87,9 +88,32 @@ def carry_out(
         _refuse_moved(shown, fresh)
         refuse_guards(fresh)
         outcome = carry_out_held(fresh, here, seen, held=held, emit=emit, stop=stop)
-    if fresh.destroys and outcome.result == "succeeded":
-        here.lease(command).clear()
+    if outcome.result == "succeeded":
+        if fresh.destroys:
+            here.lease(command).clear()
+        else:
+            keep_choices(fresh, here.surroundings)
     return Applied(fresh, outcome)
+
+
+def keep_choices(made: Plan, surroundings: Surroundings) -> None:
+    """Write what was applied into the lock beside its spec, so that the next plan chooses the same.
+
+    Left out when spec or lock changed meanwhile: then they speak for a later apply.
+    """
+    if not made.sources or made.sources == (STDIN,):
+        return
+    try:
+        spec = read(Source(made.sources[0], made.env), surroundings.environment)
+        moved = (spec.digest, lock_digest_of(spec)) != (made.base.spec, made.base.lock)
+    except SpecError:
+        return
+    ask = ask_in(made)
+    if not moved and ask is not None:
+        write_lock(
+            spec,
+            Chosen(ask.choices, made.demands, (), sized=(), notes=(), lock_digest=made.base.lock),
+        )
 
 
 def carry_out_held(
@@ -151,7 +175,7 @@ def refuse_guards(made: Plan) -> None:
 
 def _refuse_moved(shown: Plan, fresh: Plan) -> None:
     """Raise Refused, naming what moved, unless both plans are essentially the same."""
-    if fresh.essence == shown.essence:
+    if (fresh.essence, fresh.base.record) == (shown.essence, shown.base.record):
         return
     if fresh.base.record != shown.base.record:
         moved = "something else was applied"

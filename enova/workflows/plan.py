@@ -63,6 +63,7 @@ def inputs_for(here: Site, spec: Read, seen: Gathered, chosen: Chosen) -> Inputs
         recommendation=chosen.explained,
         notes=chosen.notes,
         sources=spec.files,
+        demands=chosen.demands,
     )
 
 
@@ -82,6 +83,7 @@ def inputs_again(here: Site, saved: Plan, seen: Gathered, ask: Ask | None) -> In
         recommendation=saved.recommendation,
         notes=saved.notes,
         sources=saved.sources,
+        demands=saved.demands,
     )
 
 

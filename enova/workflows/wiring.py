@@ -56,6 +56,8 @@ class Site:
     state: StateDir
     driver: Driver
     journal: Journal
+    pool: Pool
+    """What the driver was opened for."""
 
     @property
     def clock(self) -> Clock:
@@ -84,7 +86,8 @@ def site(surroundings: Surroundings, stack: str, *, env: str, pool: Pool) -> Sit
     driver = surroundings.open_driver(
         pool, stack=stack, env=env, state=state, environment=surroundings.environment
     )
-    return Site(surroundings, state, driver, Journal(state.journal_file, clock=surroundings.clock))
+    journal = Journal(state.journal_file, clock=surroundings.clock)
+    return Site(surroundings, state, driver, journal, pool)
 
 
 def gather(here: Site) -> Gathered:

@@ -146,9 +146,19 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
         replies = ask_all(stack.url, asks, meanwhile=kill)
         load.more(10)
         with step("it says what it did"):
-            until("it is printed", lambda: "replica" in reconciler.output, within_s=5)
-            heals = [line for line in stack.journal() if line["kind"] == "heal"]
-            assert len({line["address"] for line in heals}) >= len(victims)
+            for victim in victims:
+                address = victim.rpartition("-")[0].replace("-replica-", "/replica/")
+                heals = [
+                    line["detail"]["reason"]
+                    for line in stack.journal()
+                    if line["kind"] == "heal" and line["address"] == address
+                ]
+                assert heals[-1:] == ["failed before"], address
+                until(
+                    "it is printed",
+                    lambda about=address: f"{about}  start-replica: done" in reconciler.output,
+                    within_s=5,
+                )
     served = stack.served_by(reply.id for reply in (*replies, *load.replies))
     with step("only streams broke, and only those that the killed ones were answering"):
         for reply in (*replies, *load.failures):

@@ -24,13 +24,13 @@ def test_first_apply_starts_everything_and_the_rest_wait_for_the_first_replica()
     ]
     assert lines(made) == [
         "[-] 0 start-gateway gateway (new) <gateway>",
-        "[-] 1 start-prometheus monitoring/prometheus (new) <monitoring/prometheus>",
-        "[-] 2 start-replica chat/replica/0 (new) <chat/replica/0 comes>",
+        "[0] 1 start-prometheus monitoring/prometheus (new) <monitoring/prometheus>",
+        "[0] 2 start-replica chat/replica/0 (new) <chat/replica/0 comes>",
         "[2] 3 wait-serving chat/replica/0 (new) <chat/replica/0 comes>",
-        "[0,3] 4 join chat/replica/0 (new) <chat/replica/0 comes>",
-        "[4] 5 start-replica chat/replica/1 (new) <chat/replica/1 comes>",
+        "[3] 4 join chat/replica/0 (new) <chat/replica/0 comes>",
+        "[0,4] 5 start-replica chat/replica/1 (new) <chat/replica/1 comes>",
         "[5] 6 wait-serving chat/replica/1 (new) <chat/replica/1 comes>",
-        "[0,6] 7 join chat/replica/1 (new) <chat/replica/1 comes>",
+        "[6] 7 join chat/replica/1 (new) <chat/replica/1 comes>",
     ]
 
 

@@ -22,9 +22,8 @@ def plan_markdown(plan: Plan) -> str:
             added = change.symbol is Symbol.ADD
             fields = "" if added else "<br>".join(_cell(field_text(f)) for f in change.fields)
             symbol = f"`{change.symbol.value}` {MEANING[change.symbol]}"
-            parts.append(
-                f"| {symbol} | `{change.address}` | {_cell(change.reason.value)} | {fields} |"
-            )
+            reason = change.reason.value + (f": {change.detail}" if change.detail else "")
+            parts.append(f"| {symbol} | `{change.address}` | {_cell(reason)} | {fields} |")
         parts.append("")
     text = "\n".join(line.text for line in plan_lines(plan, verbose=True))
     parts += ["<details><summary>Everything</summary>", "", "```text", text, "```"]

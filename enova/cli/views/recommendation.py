@@ -7,6 +7,7 @@ lines. Every number printed stands in the plan's JSON, at most in another unit.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from textwrap import wrap
 
 from enova.base.units import format_bytes, format_duration, format_rate
 from enova.cli.views.line import Line, columns
@@ -18,6 +19,8 @@ Data = Mapping[str, object]
 
 MOST_ROWS = 8
 """Rows of the table of choices unless everything is asked for; all are in the JSON."""
+
+WIDTH = 100
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 PERCENTILES = ("p50", "p90", "p95", "p99")
@@ -37,7 +40,8 @@ def recommendation_lines(plan: Plan, *, verbose: bool = False) -> list[Line]:
         if told.get("from") == "sizing":
             lines += _sized(told, columns_shown, verbose=verbose)
         else:
-            lines.append(Line(f"  from {told.get('from')}: {choice_words(_map(told['choice']))}"))
+            words = choice_words(_map(told["choice"]))
+            lines += _folded(f"from {told.get('from')}: {words}")
         lines += _predicted(_map(told["choice"]), columns_shown)
         lines.append(Line())
     return lines
@@ -124,11 +128,11 @@ def _sized(told: Data, shown: Sequence[str], *, verbose: bool) -> list[Line]:
         lines.append(Line(text, "green" if chosen else None))
     if len(cut) < len(rows):
         lines.append(Line(f"    and {len(rows) - len(cut)} more, shown with -v"))
-    lines.append(Line(f"    numbers: {told['numbers']}"))
+    lines += _folded(f"numbers: {told['numbers']}")
     lines += _memory(told)
-    lines.append(Line(f"  chosen: {choice_words(_map(told['choice']))}"))
+    lines += _folded(f"chosen: {choice_words(_map(told['choice']))}")
     if verbose:
-        lines += [Line(f"    if {words}") for words in _list(told.get("sensitivity", ()))]
+        lines += [Line(f"  if {words}") for words in _list(told.get("sensitivity", ()))]
     return lines
 
 
@@ -156,7 +160,7 @@ def _memory(told: Data) -> Iterable[Line]:
     if not items:
         return
     words = ", ".join(f"{item['item']} {format_bytes(_number(item['bytes']))}" for item in items)
-    yield Line(f"    memory of one device: {words}")
+    yield from _folded(f"memory of one device: {words}")
 
 
 def _predicted(choice: Data, shown: Sequence[str]) -> Iterable[Line]:
@@ -170,13 +174,19 @@ def _predicted(choice: Data, shown: Sequence[str]) -> Iterable[Line]:
     parts.append(f"{100 * _number(attained['value']):.3g} % within the goals")
     word = "emulated" if choice["engine"] == "emulator" else "predicted"
     rate = format_rate(_number(prediction["rate_per_s"]))
-    yield Line(f"  {word} at {rate} a replica, from {attained['source']}: {', '.join(parts)}")
+    yield from _folded(f"{word} at {rate} a replica, {attained['source']}: {', '.join(parts)}")
     most = format_rate(_number(choice["rate_per_replica"]))
     tokens = _map(prediction["kv_tokens"])
-    yield Line(
-        f"    one replica holds the goals up to {most}; its KV cache holds "
+    yield from _folded(
+        f"one replica holds the goals up to {most}; its KV cache holds "
         f"{_number(tokens['value']):.0f} tokens"
     )
+
+
+def _folded(text: str) -> Iterable[Line]:
+    """A long sentence on lines that fit most terminals."""
+    for number, part in enumerate(wrap(text, WIDTH, break_long_words=False)):
+        yield Line(f"  {part}" if number == 0 else f"      {part}")
 
 
 def _metric(key: str) -> str:

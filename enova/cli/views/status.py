@@ -210,7 +210,10 @@ def _recent(entries: Iterable[Entry]) -> list[Line]:
 
 
 def _detail(detail: Mapping[str, object]) -> str:
+    """The step, when it is about one, and why or how it ended."""
+    words = [str(detail["step"])] if detail.get("step") else []
     for key in ("reason", "cause", "why", "result", "failure"):
         if detail.get(key):
-            return str(detail[key])
-    return ""
+            words.append(str(detail[key]))
+            break
+    return ": ".join(words)

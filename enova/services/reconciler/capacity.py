@@ -7,11 +7,15 @@ tick, so tables are kept while choice, goals and traffic stay the same.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 
+from enova.base.errors import Refused
 from enova.capacity.sizing.choice import Choice
 from enova.capacity.sizing.from_spec import goals_of, workload_of
 from enova.capacity.sizing.table import capacity_table
+from enova.capacity.workload import Workload
+from enova.effects.sources.traces import read_lengths
 from enova.policy.scaling import CapacityTable
 from enova.spec.model import Goals, Traffic
 from enova.stack.plan import Ask
@@ -44,5 +48,17 @@ def _table(question: _Question) -> CapacityTable:
     return capacity_table(
         question.choice,
         goals=goals_of(question.goals),
-        workload=workload_of(question.traffic),
+        workload=_workload(question.traffic),
     )
+
+
+def _workload(traffic: Traffic) -> Workload:
+    """The stated traffic, with the lengths of its trace while that can still be read."""
+    stated = workload_of(traffic)
+    if traffic.trace is None:
+        return stated
+    try:
+        prompts, answers = read_lengths(traffic.trace)
+    except Refused:
+        return stated
+    return replace(stated, input=prompts, output=answers)

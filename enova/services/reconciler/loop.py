@@ -7,7 +7,8 @@ an unreachable target or a failed action ends only the tick.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from queue import SimpleQueue
 
@@ -23,7 +24,7 @@ from enova.services.reconciler.tick import Memory, Seen, Tick, tick
 from enova.stack.events import Event
 from enova.stack.plan import Plan
 from enova.workflows.apply import carry_out_held
-from enova.workflows.wiring import Gathered, Site, gather
+from enova.workflows.wiring import Gathered, Site, ask_of, gather, site
 
 INTERVAL_S = 5.0
 
@@ -55,6 +56,7 @@ def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVA
     asked: SimpleQueue[bool] = SimpleQueue()
     stop.listen(lambda: asked.put(True))
     while not stop.requested:
+        here = _at_its_pool(here)
         report = once(here, parts, stop=stop)
         parts.tell(report)
         if report.ended:
@@ -68,9 +70,8 @@ def once(here: Site, parts: Parts, *, stop: StopFlag) -> Report:
         seen = gather(here)
         if seen.recorded is None:
             return Report({}, problem="nothing is applied any more", ended=True)
-        memory = memory_from_plain(here.state.read_memory())
-        concluded = _conclude(here, seen, memory, parts)
-        outcome, memory = _act(here, concluded, parts, stop=stop)
+        concluded = _conclude(here, seen, _remembered(here), parts)
+        outcome, memory = _act(here, seen, concluded, parts, stop=stop)
         here.state.write_memory(memory_to_plain(memory))
         parts.housekeeping()
     except EnovaError as error:
@@ -79,6 +80,25 @@ def once(here: Site, parts: Parts, *, stop: StopFlag) -> Report:
     if outcome is not None and outcome.result != "succeeded":
         problem = "; ".join(failure.reason for failure in outcome.failures) or outcome.result
     return Report(dict(concluded.decisions), concluded.plan, outcome, problem)
+
+
+def _at_its_pool(here: Site) -> Site:
+    """The site with the pool last applied, which may have moved since it was opened."""
+    try:
+        applied = ask_of(here.state.read())
+    except EnovaError:
+        return here  # the tick says it
+    if applied is None or applied.spec.pool == here.pool:
+        return here
+    return site(here.surroundings, here.state.stack, env=here.state.env, pool=applied.spec.pool)
+
+
+def _remembered(here: Site) -> Memory:
+    """What earlier ticks left; when it is damaged nothing, for healing must not wait for people."""
+    try:
+        return memory_from_plain(here.state.read_memory())
+    except Refused:
+        return Memory()
 
 
 def _conclude(here: Site, seen: Gathered, memory: Memory, parts: Parts) -> Tick:
@@ -102,11 +122,15 @@ def _conclude(here: Site, seen: Gathered, memory: Memory, parts: Parts) -> Tick:
 
 
 def _act(
-    here: Site, concluded: Tick, parts: Parts, *, stop: StopFlag
+    here: Site, before: Gathered, concluded: Tick, parts: Parts, *, stop: StopFlag
 ) -> tuple[Outcome | None, Memory]:
-    """Carry out the tick's plan, when there is anything in it and nobody else is applying."""
+    """Carry out the tick's plan, when there is anything in it and nobody else is applying.
+
+    Counts alone are something too: those of a tick that failed in part are recorded by the next.
+    """
     made = concluded.plan
-    if not made.actions:
+    counts = {count.service: count.wanted for count in made.counts}
+    if not made.actions and counts == before.record.counts:
         return None, concluded.memory
     with here.lease("enova reconcile").acquire() as held:
         seen = gather(here)
@@ -126,7 +150,8 @@ def _act(
             if change.reason.value not in ("scaled",):
                 detail = {"reason": change.reason.value, "detail": change.detail}
                 here.journal.append(Kind.HEAL, change.address, detail)
-        outcome = carry_out_held(made, here, seen, held=held, emit=parts.emit, stop=stop)
+        with _own(stop) as mine:
+            outcome = carry_out_held(made, here, seen, held=held, emit=parts.emit, stop=mine)
     broken = {failure.action for failure in outcome.failures if failure.performed}
     failed = {
         action.address: f"{action.address}@{made.serial}"
@@ -135,3 +160,16 @@ def _act(
     }
     healed = healing.note_failures(concluded.memory.healing, failed, now=here.clock.now())
     return outcome, replace(concluded.memory, healing=healed)
+
+
+@contextmanager
+def _own(stop: StopFlag) -> Iterator[StopFlag]:
+    """A flag for one execution that follows ``stop``: losing the lease must not end the loop."""
+    mine = StopFlag()
+    stop.listen(mine.request)
+    try:
+        if stop.requested and not mine.requested:
+            mine.request()
+        yield mine
+    finally:
+        stop.forget(mine.request)

@@ -329,32 +329,36 @@ def test_arguments_in_any_spelling_fix_the_choice() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changes", "path"),
+    ("code", "changes", "path"),
     [
         (
+            "E227",
             {"model": {"id": "meta-llama/Llama-3.1-8B", "quantization": "awq"}},
             ("services", "chat", "model", "quantization"),
         ),
         (
+            "E228",
             {"traffic": {"peak": "6/s", "input_tokens": {"mean": 10, "p95": 9000}}},
             ("services", "chat", "traffic", "input_tokens"),
         ),
         (
+            "E229",
             {"engine": {"name": "vllm", "version": "0.1.0"}},
             ("services", "chat", "engine", "version"),
         ),
         (
+            "E230",
             {"engine": {"name": "vllm", "args": {"max-num-seqs": "many"}}},
             ("services", "chat", "engine", "args", "max-num-seqs"),
         ),
     ],
 )
 def test_what_cannot_be_sized_is_a_problem_at_its_place(
-    changes: dict[str, object], path: tuple[str, ...]
+    code: str, changes: dict[str, object], path: tuple[str, ...]
 ) -> None:
     with pytest.raises(SpecError) as error:
         from_spec(changes)
-    assert [problem.path for problem in error.value.problems] == [path]
+    assert [(problem.code, problem.path) for problem in error.value.problems] == [(code, path)]
 
 
 def test_the_key_in_the_lock_follows_what_was_asked_and_nothing_else() -> None:
