@@ -2,8 +2,8 @@
 
 In: the log file Envoy appends to (fields: ``stack.render.envoy_listener.ACCESS_LOG_FIELDS``).
 Out: ``AccessRecord`` values since a position, in order, across rotations. A record appears when
-its request has ended; for the rate of arrivals at this moment use the counters of
-``GatewayAdmin.request_totals``, which count a request when it comes.
+its request has ended; for the rate of arrivals at this moment use the gateway's counters
+(``stack.queries``), which count a request when it comes.
 
 Rotation renames ``access.log`` to ``access.log.1`` (older ones move up, the oldest goes) and
 asks Envoy to open the name again; Envoy writes to the renamed file until it has done so.

@@ -1,19 +1,8 @@
 """Envoy's hands on disk: its files written atomically, its command line, its own check.
 
-In: documents from ``stack.render.envoy*`` and members as values. Out: files Envoy watches. All
-but the bootstrap applies by replacing a file: members, API keys, the certificate, and, with
-``apply_files``, services, routes, limits and the port. Open requests are not disturbed.
-
-A changed bootstrap (another Envoy version, admin socket, memory limit) needs a new process:
-
-1. start it with a bootstrap and an admin socket of its own; it listens on the same port
-   beside the old one (``SO_REUSEPORT``);
-2. when its ``GatewayAdmin.ready()`` holds: ``GatewayAdmin(old).drain_listeners()``;
-3. ``GatewayAdmin(old).wait_quiet(...)``, then stop the old process (SIGTERM).
-
-Envoy's own hot restart is not used: the new process asks the old one for its counters all the
-time and hangs, membership included, when the old one is gone; nor can one see what the old one
-still has open. The price: a client that connects in the very moment of step 2 may be reset.
+In: documents from ``stack.render.envoy*`` and members as values. Out: files Envoy watches.
+Replacing one applies it: who is a member and which keys are valid here, everything else of a
+running gateway through ``effects.gateway_change``. Open requests are not disturbed.
 """
 
 from __future__ import annotations
@@ -27,20 +16,11 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
 
-from enova.base.address import GATEWAY
-from enova.base.digest import digest, plain
-from enova.base.errors import ActionFailed
-from enova.base.secret import Secret
-from enova.effects.gateway_admin import GatewayAdmin
-from enova.stack.render.envoy import BOOTSTRAP, CLUSTERS, LISTENERS, ROUTES
 from enova.stack.render.envoy_members import Member, parse_members, render_members
-from enova.stack.render.envoy_secrets import render_api_keys, render_certificate
-from enova.stack.render.envoy_settings import Tls
 
 STREAM_GRACE_S = 3600
-"""How long open requests may go on after their listener was changed."""
+"""How long open requests may go on after their listener was changed or left."""
 
 
 def envoy_binary() -> Path | None:
@@ -65,7 +45,6 @@ def command_line(
     bootstrap_path: Path,
     *,
     concurrency: int = 2,
-    stream_grace_s: int = STREAM_GRACE_S,
     log_level: str = "warning",
 ) -> tuple[str, ...]:
     """The command of one gateway process; its own messages go to stderr.
@@ -81,7 +60,7 @@ def command_line(
         "--concurrency",
         str(concurrency),
         "--drain-time-s",
-        str(stream_grace_s),
+        str(STREAM_GRACE_S),
         "--drain-strategy",
         "immediate",
         "--file-flush-interval-msec",
@@ -136,59 +115,6 @@ def write_files(directory: Path, files: Mapping[str, Mapping[str, object]]) -> N
         write_document(directory / name, files[name])
 
 
-def apply_files(
-    directory: Path,
-    files: Mapping[str, Mapping[str, object]],
-    admin: GatewayAdmin,
-    *,
-    deadline_s: float = 30.0,
-) -> bool:
-    """Bring a running gateway to ``files`` without disturbing requests.
-
-    True when it took all of them by the deadline; False when the bootstrap differs, which only a
-    new process can take: nothing is written then. Raises ActionFailed when Envoy rejects a file
-    (it then keeps what it had) or is late. New services are there before the routes that name
-    them, and old ones go after.
-    """
-    bootstrap = directory / BOOTSTRAP
-    if not bootstrap.exists() or json.loads(bootstrap.read_text()) != plain(files[BOOTSTRAP]):
-        return False
-    before = json.loads((directory / CLUSTERS).read_text())
-    steps = (
-        (CLUSTERS, _with_more_clusters(files[CLUSTERS], before)),
-        (ROUTES, files[ROUTES]),
-        (LISTENERS, files[LISTENERS]),
-        (CLUSTERS, files[CLUSTERS]),
-    )
-    for name, document in steps:
-        path = directory / name
-        if json.loads(path.read_text()) == plain(document):
-            continue
-        rejected = admin.rejections()
-        write_document(path, document)
-        version = str(document["version_info"])
-        if not admin.wait_version(name, version, rejected=rejected, deadline_s=deadline_s):
-            reasons = admin.rejection_reasons()
-            raise ActionFailed(
-                GATEWAY, f"apply {name}", "; ".join(reasons) or f"not taken in {deadline_s:g} s"
-            )
-    return True
-
-
-def _with_more_clusters(
-    new: Mapping[str, object], before: Mapping[str, object]
-) -> Mapping[str, object]:
-    """``new`` and, at its end, what only ``before`` had."""
-    wanted = cast(list[dict[str, object]], new["resources"])
-    names = {cluster["name"] for cluster in wanted}
-    had = cast(list[dict[str, object]], before["resources"])
-    more = [cluster for cluster in had if cluster["name"] not in names]
-    if not more:
-        return new
-    resources = [*wanted, *more]
-    return {"version_info": digest(resources), "resources": resources}
-
-
 def members_path(directory: Path, service: str) -> Path:
     """Where the members of one service are written."""
     return directory / f"{service}.json"
@@ -205,13 +131,3 @@ def read_members(directory: Path, service: str) -> tuple[Member, ...]:
     if not path.exists():
         return ()
     return parse_members(json.loads(path.read_text()))
-
-
-def write_api_keys(path: Path, keys: Mapping[str, Secret]) -> None:
-    """Say which API keys are valid, by client name. A key left out is refused at once."""
-    write_document(path, render_api_keys(keys))
-
-
-def write_certificate(path: Path, tls: Tls) -> None:
-    """Say where the certificate lies."""
-    write_document(path, render_certificate(tls))

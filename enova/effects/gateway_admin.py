@@ -1,8 +1,8 @@
 """Envoy's admin interface: what the gateway does now, and waiting until it does what was asked.
 
-In: the unix socket (or loopback port) of one gateway process. Out: typed counters. Membership
-is written to a file (``effects.gateway``); here one learns when Envoy has taken it and when an
-instance has no open request left, which is when it may be stopped.
+In: the unix socket (or loopback port) of one gateway process. Out: what it does, as values.
+Configuration is written to files (``effects.gateway``); here one learns when Envoy has taken them
+and when an instance has no open request left, which is when it may be stopped.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ import http.client
 import json
 import re
 import socket
+import statistics
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,15 +22,21 @@ from typing import Any
 from enova.base.errors import Unreachable
 from enova.stack.render.envoy import CLUSTERS, LISTENERS, ROUTES
 from enova.stack.render.envoy_members import Member
+from enova.stack.render.envoy_secrets import API_KEYS, CERTIFICATE, CERTIFICATE_FILE, KEYS_FILE
 
 _POLL_S = 0.05
 _HOLD_S = 0.1
 
-_VERSIONS = {
-    CLUSTERS: r"^cluster_manager\.cds\.version_text$",
-    LISTENERS: r"^listener_manager\.lds\.version_text$",
-    ROUTES: r"^http\.gateway\.rds\..*\.version_text$",
+_SOURCES = {
+    CLUSTERS: r"cluster_manager\.cds",
+    LISTENERS: r"listener_manager\.lds",
+    ROUTES: r"http\.gateway\.rds\..*",
+    KEYS_FILE: rf"extension_config_discovery\.http_filter\.{re.escape(API_KEYS)}",
+    CERTIFICATE_FILE: rf"sds\.{CERTIFICATE}",
 }
+"""What Envoy calls that which reads each file."""
+_WARMING = r"(cluster_manager\.warming_clusters|listener_manager\.total_listeners_warming)"
+_LOOKS = 5
 
 
 @dataclass(frozen=True)
@@ -45,30 +53,6 @@ class EndpointStats:
     rq_error: int
     healthy: bool
     draining: bool
-
-
-@dataclass(frozen=True)
-class RequestTotals:
-    """Counters of one service since this gateway process started.
-
-    ``arrivals`` are requests sent towards the service, each once however often it was tried,
-    refused ones included: the demand. ``refused`` found no replica or no room. Not counted are
-    requests refused while every member drains, for which Envoy keeps no counter.
-    """
-
-    arrivals: int
-    retries: int
-    refused: int
-    active: int
-    pending: int
-
-
-@dataclass(frozen=True)
-class ServerLoad:
-    """What clients have open at this gateway process."""
-
-    connections: int
-    requests: int
 
 
 class GatewayAdmin:
@@ -101,25 +85,9 @@ class GatewayAdmin:
                 found.append(_endpoint(host))
         return tuple(sorted(found, key=lambda e: (e.instance_id, e.host, e.port)))
 
-    def request_totals(self) -> dict[str, RequestTotals]:
-        """Counters by service. They start at zero in a new process."""
-        wanted = "|".join((*_COUNTED, *_REFUSED, *_GAUGES))
-        text = self._get(f"/stats?filter=^cluster\\..*\\.({wanted})$")
-        by_service: dict[str, dict[str, int]] = {}
-        for line in text.splitlines():
-            match = _STAT.match(line)
-            if match and not match["service"].startswith("enova_"):
-                by_service.setdefault(match["service"], {})[match["name"]] = int(match["value"])
-        return {name: _totals(stats) for name, stats in sorted(by_service.items())}
-
-    def server_load(self) -> ServerLoad:
-        """Open connections and requests of clients."""
-        text = self._get(r"/stats?filter=^http\.gateway\.downstream_(cx|rq)_active$")
-        values = dict(line.split(": ") for line in text.splitlines() if ": " in line)
-        return ServerLoad(
-            connections=int(values.get("http.gateway.downstream_cx_active", 0)),
-            requests=int(values.get("http.gateway.downstream_rq_active", 0)),
-        )
+    def open_requests(self) -> int:
+        """Requests of clients that are open."""
+        return self._sum(r"http\.gateway\.downstream_rq_active")
 
     def drain_listeners(self) -> None:
         """Stop accepting now, and let clients reconnect elsewhere as their requests end."""
@@ -161,16 +129,22 @@ class GatewayAdmin:
         """Whether a draining (or removed) instance has no open request within ``deadline_s``.
 
         It must look quiet for a moment: a worker may have picked the instance just before it
-        learned of the drain. An instance that is not listed has nothing that can be counted.
-        While two gateway processes run, ask both.
+        learned of the drain. Envoy counts by instance only since the service was last changed;
+        requests from before are known by number alone, so all of them are waited for.
         """
         quiet_since: float | None = None
+        unassigned: deque[int] = deque(maxlen=_LOOKS)
 
         def idle() -> bool:
             nonlocal quiet_since
             now = time.monotonic()
             endpoints = self.endpoint_stats(service)
-            if any(e.rq_active for e in endpoints if e.instance_id == instance_id):
+            total = self._sum(rf"cluster\.{re.escape(service)}\.upstream_rq_active")
+            # The two looks are not at the same moment: under load each difference is off by a
+            # few, in both directions.
+            unassigned.append(total - sum(e.rq_active for e in endpoints))
+            here = any(e.rq_active for e in endpoints if e.instance_id == instance_id)
+            if here or statistics.median(unassigned) > 0:
                 quiet_since = None
                 return False
             quiet_since = now if quiet_since is None else quiet_since
@@ -180,12 +154,11 @@ class GatewayAdmin:
 
     def wait_quiet(self, *, deadline_s: float) -> bool:
         """Whether no client has an open request within ``deadline_s`` seconds."""
-        return _wait(lambda: self.server_load().requests == 0, deadline_s)
+        return _wait(lambda: self.open_requests() == 0, deadline_s)
 
-    def rejections(self) -> int:
-        """How many configuration updates Envoy has refused so far."""
-        text = self._get(r"/stats?filter=(lds|cds|rds\..*)\.update_rejected$")
-        return sum(int(line.rpartition(" ")[2]) for line in text.splitlines() if ": " in line)
+    def rejections(self, file: str) -> int:
+        """How often Envoy has refused ``clusters.json`` and the like so far."""
+        return self._sum(rf"{_SOURCES[file]}\.update_rejected")
 
     def rejection_reasons(self) -> list[str]:
         """Why Envoy refuses what is in its files now; empty when it took everything."""
@@ -201,18 +174,24 @@ class GatewayAdmin:
     def wait_version(self, file: str, version: str, *, rejected: int, deadline_s: float) -> bool:
         """Whether Envoy serves this version of ``clusters.json`` and the like by the deadline.
 
-        Gives up early when more than ``rejected`` updates have been refused.
+        Gives up early when it was refused more than ``rejected`` times.
         """
-        stat = _VERSIONS[file]
 
-        def settled() -> bool:
-            return self._version(stat) == version or self.rejections() > rejected
+        def serves() -> bool:
+            return self.version(file) == version and self._sum(_WARMING) == 0
 
-        return _wait(settled, deadline_s) and self._version(stat) == version
+        return _wait(lambda: serves() or self.rejections(file) > rejected, deadline_s) and serves()
 
-    def _version(self, stat: str) -> str:
+    def version(self, file: str) -> str:
+        """The version of a file that Envoy took last, empty when it never read it."""
+        stat = rf"^{_SOURCES[file]}\.version_text$"
         lines = self._get(f"/stats?type=TextReadouts&filter={stat}").splitlines()
         return lines[0].partition(": ")[2].strip('"') if lines else ""
+
+    def _sum(self, stats: str) -> int:
+        """The counters and gauges of that name (a regular expression), added up."""
+        lines = self._get(f"/stats?filter=^{stats}$").splitlines()
+        return sum(int(line.rpartition(": ")[2]) for line in lines if ": " in line)
 
     def _get(self, path: str) -> str:
         return self._ask("GET", path)
@@ -260,28 +239,12 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = connection
 
 
-_COUNTED = ("upstream_rq_total", "upstream_rq_retry")
-_REFUSED = ("upstream_cx_none_healthy", "upstream_rq_pending_overflow")
-_GAUGES = ("upstream_rq_active", "upstream_rq_pending_active")
 _OUT_OF_ROTATION = (
     "failed_active_health_check",
     "failed_outlier_check",
     "pending_active_hc",
     "pending_dynamic_removal",
 )
-_STAT = re.compile(r"^cluster\.(?P<service>[^.]+)\.(?P<name>[a-z_]+): (?P<value>[0-9]+)$")
-
-
-def _totals(stats: dict[str, int]) -> RequestTotals:
-    refused = sum(stats.get(name, 0) for name in _REFUSED)
-    retries = stats.get("upstream_rq_retry", 0)
-    return RequestTotals(
-        arrivals=stats.get("upstream_rq_total", 0) - retries + refused,
-        retries=retries,
-        refused=refused,
-        active=stats.get("upstream_rq_active", 0),
-        pending=stats.get("upstream_rq_pending_active", 0),
-    )
 
 
 def _endpoint(host: dict[str, Any]) -> EndpointStats:
@@ -297,7 +260,7 @@ def _endpoint(host: dict[str, Any]) -> EndpointStats:
         port=int(socket.get("port_value", 0)),
         weight=int(host.get("weight", 1)),
         priority=int(host.get("priority", 0)),
-        rq_active=stats.get("rq_active", 0) + stats.get("rq_pending_active", 0),
+        rq_active=stats.get("rq_active", 0),
         rq_total=stats.get("rq_total", 0),
         rq_error=stats.get("rq_error", 0),
         healthy=not out,

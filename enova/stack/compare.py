@@ -83,11 +83,13 @@ class Intents:
     """Address to seconds it must still wait before it is started again."""
 
 
-def field_changes(before: Fields, after: Fields) -> tuple[FieldChange, ...]:
-    """The fields that differ, sorted by path."""
+def field_changes(
+    before: Fields, after: Fields, *, pinned: frozenset[str] = frozenset()
+) -> tuple[FieldChange, ...]:
+    """The fields that differ, sorted by path. ``pinned``: arguments the spec states itself."""
     old, new = dict(before), dict(after)
     return tuple(
-        FieldChange(path, old.get(path), new.get(path), owner(path))
+        FieldChange(path, old.get(path), new.get(path), owner(path, pinned))
         for path in sorted(old.keys() | new.keys())
         if old.get(path) != new.get(path)
     )
@@ -120,6 +122,12 @@ class Sides:
     service: ServiceResource
     recorded: ServiceResource | None
     choice_moved: bool
+
+    @property
+    def pinned(self) -> frozenset[str]:
+        """Arguments the spec states itself, or did."""
+        before = self.recorded.template.pinned if self.recorded else ()
+        return frozenset((*self.service.template.pinned, *before))
 
 
 def compare_service(
@@ -209,7 +217,7 @@ def compare_component(
         return ComponentDifference(address, Verdict.KEEP, left, current, leftovers)
     changes = field_changes(current.fields, wanted.fields())
     reason = reason_for(
-        tuple(change.path for change in changes),
+        {change.path: change.owner for change in changes},
         asked_moved=recorded is None or recorded.digest != digest,
         choice_moved=False,
         live_moved=recorded is None or recorded.digest != current.digest,
@@ -261,13 +269,16 @@ def _slot_difference(
     if not wanted:
         members = {m.instance for m in observed.members.get(service.name, ())}
         # Of one whose host does not answer, nothing but its membership can be taken away.
-        going = tuple(i for i in (*live, *gone) if i.state is not State.UNKNOWN or i.id in members)
+        going = [i for i in here if i.state is not State.UNKNOWN or i.id in members]
+        going.sort(key=lambda i: i.state is State.EXITED)
         if not going:
             return SlotDifference(address, Verdict.KEEP)
         reason, detail = Reason.ORPHANED, ""
-        if going[0] in live:
+        if going[0].state is not State.EXITED:
             reason, detail = _count_reason(service, record, intents)
-        return SlotDifference(address, Verdict.REMOVE, reason, going[0], going[1:], detail=detail)
+        return SlotDifference(
+            address, Verdict.REMOVE, reason, going[0], tuple(going[1:]), detail=detail
+        )
     if not live:
         known = record.counts.get(service.name)
         if gone:
@@ -285,7 +296,9 @@ def _slot_difference(
             Verdict.START,
             reason,
             leftovers=gone,
-            fields=field_changes((), service.template.fields()) if reason is Reason.NEW else (),
+            fields=field_changes((), service.template.fields(), pinned=sides.pinned)
+            if reason is Reason.NEW
+            else (),
             detail=detail,
         )
     best = sorted(
@@ -310,10 +323,10 @@ def _slot_difference(
     if current.state is State.UNKNOWN:
         return SlotDifference(address, Verdict.KEEP, None, current, leftovers)
     if current.digest != digest:
-        changes = field_changes(current.fields, service.template.fields())
+        changes = field_changes(current.fields, service.template.fields(), pinned=sides.pinned)
         recorded = sides.recorded.template.digest if sides.recorded else None
         reason = reason_for(
-            tuple(change.path for change in changes),
+            {change.path: change.owner for change in changes},
             asked_moved=recorded != digest,
             choice_moved=sides.choice_moved,
             live_moved=recorded != current.digest,

@@ -114,7 +114,18 @@ def _template(name: str, service: Service, choice: Choice) -> ReplicaTemplate:
         start_timeout_s=start_s,
         drain_timeout_s=drain_s,
         weight=choice.weight,
+        pinned=_pinned(service),
     )
+
+
+def _pinned(service: Service) -> tuple[str, ...]:
+    """Engine arguments the spec states, under ``engine.args`` or as fields of the model."""
+    stated = {flag.replace("_", "-") for flag in service.engine.args}
+    if service.model.max_model_len is not None:
+        stated.add("max-model-len")
+    if service.model.quantization is not None:
+        stated.add("quantization")
+    return tuple(sorted(stated))
 
 
 def _engine_args(choice: Choice, *, shutdown_s: float) -> dict[str, Scalar]:

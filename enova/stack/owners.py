@@ -6,6 +6,7 @@ of the fields that differ and from which side moved (asked for, recorded, live).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 
@@ -52,6 +53,7 @@ CHOSEN_ARGS = frozenset(
         "gpu-memory-utilization",
         "step-law",
         "kv-blocks",
+        "block-size",
     }
 )
 """Engine arguments sizing computes unless the spec pins them."""
@@ -65,9 +67,12 @@ _BY_PREFIX: tuple[tuple[str, Owner], ...] = (
 )
 
 
-def owner(path: str) -> Owner:
-    """The owner of a field by its path, for example ``args.max-num-seqs``."""
-    if path.startswith("args.") and path.removeprefix("args.") in CHOSEN_ARGS:
+def owner(path: str, pinned: frozenset[str] = frozenset()) -> Owner:
+    """The owner of a field by its path, for example ``args.max-num-seqs``.
+
+    ``pinned``: arguments the spec states itself.
+    """
+    if path.startswith("args.") and path.removeprefix("args.") in CHOSEN_ARGS - pinned:
         return Owner.CHOICE
     for prefix, who in _BY_PREFIX:
         if path.startswith(prefix):
@@ -76,17 +81,17 @@ def owner(path: str) -> Owner:
 
 
 def reason_for(
-    paths: tuple[str, ...], *, asked_moved: bool, choice_moved: bool, live_moved: bool
+    owners: Mapping[str, Owner], *, asked_moved: bool, choice_moved: bool, live_moved: bool
 ) -> Reason:
-    """The reason for a difference in ``paths``.
+    """The reason for a difference in the paths of ``owners``.
 
     ``asked_moved``: what is asked for differs from what was last applied. ``choice_moved``: the
     locked choice differs from the one last applied. ``live_moved``: what runs differs from it.
     """
     if not asked_moved and live_moved:
         return Reason.DRIFTED
-    if "engine.version" in paths:
+    if "engine.version" in owners:
         return Reason.ENGINE_UPGRADED
-    if choice_moved and all(owner(path) is Owner.CHOICE for path in paths):
+    if choice_moved and set(owners.values()) <= {Owner.CHOICE}:
         return Reason.CHOICE_CHANGED
     return Reason.SPEC_CHANGED if asked_moved or not live_moved else Reason.DRIFTED

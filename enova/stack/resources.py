@@ -49,6 +49,8 @@ class ReplicaTemplate:
     start_timeout_s: float = 600.0
     drain_timeout_s: float = 120.0
     weight: int = 100
+    pinned: tuple[str, ...] = ()
+    """Those of ``args`` the spec states itself: what they are is no choice."""
 
     def fields(self) -> Fields:
         """Path and value pairs, sorted, of everything that makes a running engine this one."""

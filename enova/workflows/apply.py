@@ -22,7 +22,7 @@ from enova.stack.plan import Ask, Plan, next_record
 from enova.stack.plan import plan as make_plan
 from enova.workflows.choosing import Chosen, lock_digest_of
 from enova.workflows.loading import STDIN, Source, read
-from enova.workflows.lock import write_lock
+from enova.workflows.lock import changed_services, write_lock
 from enova.workflows.plan import inputs_again
 from enova.workflows.wiring import Gathered, Site, Surroundings, gather, site
 
@@ -64,7 +64,9 @@ def check_files(saved: Plan, surroundings: Surroundings) -> None:
     now = read(Source(base, saved.env), surroundings.environment)
     if now.digest != saved.base.spec:
         raise Refused(f"{base} changed since the plan was made. Plan again: enova plan {base}")
-    if lock_digest_of(now) != saved.base.lock:
+    # A lock that came to say what the plan says has not moved away from it.
+    chosen = chosen_in(saved)
+    if lock_digest_of(now) != saved.base.lock and changed_services(now, chosen):
         raise Refused(f"enova.lock changed since the plan was made. Plan again: enova plan {base}")
 
 
@@ -108,12 +110,8 @@ def keep_choices(made: Plan, surroundings: Surroundings) -> None:
         moved = (spec.digest, lock_digest_of(spec)) != (made.base.spec, made.base.lock)
     except SpecError:
         return
-    ask = ask_in(made)
-    if not moved and ask is not None:
-        write_lock(
-            spec,
-            Chosen(ask.choices, made.demands, (), sized=(), notes=(), lock_digest=made.base.lock),
-        )
+    if not moved:
+        write_lock(spec, chosen_in(made))
 
 
 def carry_out_held(
@@ -164,6 +162,14 @@ def ask_in(saved: Plan) -> Ask | None:
             raise Refused(f"not a saved plan: the choice of {name} is damaged")
         choices[name] = Choice.from_plain(data)
     return Ask(load_document(saved.next_document), saved.next_document, choices)
+
+
+def chosen_in(saved: Plan) -> Chosen:
+    """The choices a plan asks for, with the demands they answer."""
+    ask = ask_in(saved)
+    choices = ask.choices if ask is not None else {}
+    demands = {name: saved.demands.get(name, "") for name in choices}
+    return Chosen(choices, demands, (), sized=(), notes=(), lock_digest=saved.base.lock)
 
 
 def refuse_guards(made: Plan) -> None:

@@ -21,9 +21,10 @@ from enova.stack.document import plan_to_json
 from enova.stack.observed import Member, Placement
 from enova.stack.plan import Ask, Plan
 from enova.stack.render import engine, prometheus
-from enova.stack.render.envoy import render_bootstrap
+from enova.stack.render.envoy import render_files
 from enova.stack.render.envoy_members import Member as RenderedMember
 from enova.stack.render.envoy_members import render_members
+from enova.stack.render.envoy_secrets import CERTIFICATE_FILE, KEYS_FILE
 from enova.stack.render.gateway_settings import GatewayPlaces, settings_of
 from enova.stack.render.unit import ReconcileUnit, render_unit
 from enova.stack.resources import GatewayResource, ReplicaTemplate, Stack
@@ -109,26 +110,26 @@ def _engine(template: ReplicaTemplate) -> Iterator[tuple[str, str]]:
 
 
 def _gateway(stack: Stack, resource: GatewayResource, here: Site) -> Iterator[tuple[str, str]]:
-    """Envoy's bootstrap and the members of each service as they are now."""
+    """Envoy's files and the members of each service as they are now."""
     run = here.state.run_folder
-    socket = str(run / "components" / "gateway" / "admin.sock")
+    component = run / "components" / "gateway"
+    socket = str(component / "admin.sock")
     # As the target does: a path too long for a socket is replaced by a port, except with API
     # keys, which a port would show to any user.
     by_port = len(socket) > SOCKET_PATH_MOST and not resource.keys
     places = GatewayPlaces(
+        config_dir=str(component),
         members_dir=str(run / "gateway" / "members"),
         access_log=str(run / "gateway" / "access.log"),
-        keys=str(run / "components" / "gateway" / "keys.json"),
-        certificate=str(run / "components" / "gateway" / "certificate.json"),
+        keys=str(component / KEYS_FILE),
+        certificate=str(component / CERTIFICATE_FILE),
         metrics_port=STAND_IN_PORT,
         admin_path=None if by_port else socket,
         admin_port=STAND_IN_PORT + 1 if by_port else None,
     )
     settings = settings_of(resource, stack=here.state.folder.name, places=places)
-    yield (
-        "gateway/bootstrap.json",
-        _json(render_bootstrap(settings, template_text("gateway.lua"))),
-    )
+    for name, document in render_files(settings, template_text("gateway.lua")).items():
+        yield f"gateway/{name}", _json(document)
     members = here.driver.observe().members
     for service in stack.services:
         found = [_member(member) for member in members.get(service.name, ())]

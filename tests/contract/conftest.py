@@ -20,7 +20,7 @@ from enova.effects.drivers.fake_world import Foreign
 from enova.effects.drivers.ports import free_port
 from enova.stack.actions import Action, Do
 from enova.stack.observed import Observed, Placement
-from enova.stack.resources import GatewayResource, ReplicaTemplate
+from enova.stack.resources import GatewayResource, ReplicaTemplate, Route
 from tests.effects.process_world import HERE, INVENTORY, STAND_IN, World, gateway, template
 from tests.parts import real
 
@@ -53,6 +53,10 @@ class Target(ABC):
 
     def gateway(self, **more: object) -> GatewayResource:
         return gateway(self.port, **more)
+
+    @abstractmethod
+    def refused_gateway(self) -> tuple[GatewayResource, str]:
+        """A configuration that Envoy refuses, and its reason."""
 
     def do(self, address: str, do: Do, timeout_s: float = 30.0) -> None:
         action = Action(next(self._ids), address, do, "the test", "group", timeout_s=timeout_s)
@@ -93,6 +97,12 @@ class FakeTarget(Target):
             world.faults.refuse[refused.digest] = reason
         return refused
 
+    def refused_gateway(self) -> tuple[GatewayResource, str]:
+        refused, reason = self.gateway(max_pending=9), "max_pending: this is refused"
+        with self._driver.edit() as world:
+            world.faults.refuse[refused.digest] = reason
+        return refused, reason
+
     def add_foreign(self) -> None:
         with self._driver.edit() as world:
             world.foreign.append(Foreign("somebody's engine", Placement("local", cores=(7,))))
@@ -121,6 +131,10 @@ class ProcessTarget(Target):
 
     def refusing(self, reason: str) -> ReplicaTemplate:
         return template(("refuse", reason))
+
+    def refused_gateway(self) -> tuple[GatewayResource, str]:
+        routes = (Route("chat", "same"), Route("code", "same"))
+        return self.gateway(routes=routes), "two services serve the same model name: same"
 
     def add_foreign(self) -> None:
         port = free_port((), seed="foreign")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 
 from enova.base.errors import ActionFailed, Refused
+from enova.effects.drivers.ports import free_port
 from enova.stack.actions import (
+    ChangeGateway,
     Drain,
     Join,
     Leave,
@@ -18,9 +20,11 @@ from enova.stack.actions import (
     WaitServing,
 )
 from enova.stack.observed import Member, State
+from enova.stack.resources import Route
 from tests.contract.conftest import Target
 
 A, B = "chat-replica-0-aaaaaa", "chat-replica-0-bbbbbb"
+GATE = "gateway-aaaaaa"
 SLOT = "chat/replica/0"
 
 
@@ -34,7 +38,7 @@ def serve(target: Target, instance: str = A) -> None:
 
 
 def test_a_replica_lives_from_start_to_stop(target: Target) -> None:
-    target.do("gateway", StartGateway("gateway-aaaaaa", target.gateway()))
+    target.do("gateway", StartGateway(GATE, target.gateway()))
     start(target)
     (instance,) = target.seen().instances
     assert (instance.id, instance.address, instance.state) == (A, SLOT, State.STARTING)
@@ -60,16 +64,17 @@ def test_a_replica_lives_from_start_to_stop(target: Target) -> None:
 
 
 def test_doing_an_action_again_is_harmless(target: Target) -> None:
-    target.do("gateway", StartGateway("gateway-aaaaaa", target.gateway()))
+    target.do("gateway", StartGateway(GATE, target.gateway()))
     steps = (
         StartReplica(A, target.engine(), target.placement),
         WaitServing(A),
         Join("chat", A, 100),
-        StartGateway("gateway-aaaaaa", target.gateway()),
+        StartGateway(GATE, target.gateway()),
+        ChangeGateway(GATE, target.gateway(max_pending=7)),
         Drain("chat", A, 5.0),
         Leave("chat", A),
         StopReplica(A, 10.0),
-        StopGateway("gateway-aaaaaa", 0.0),
+        StopGateway(GATE, 0.0),
         RemoveStack(),
     )
     for step in steps:
@@ -116,7 +121,7 @@ def test_what_is_not_there_is_stopped_already(target: Target) -> None:
     target.do(SLOT, Drain("chat", A, 1.0))
     target.do(SLOT, Leave("chat", A))
     target.do(SLOT, StopReplica(A, 1.0))
-    target.do("gateway", StopGateway("gateway-aaaaaa", 1.0))
+    target.do("gateway", StopGateway(GATE, 1.0))
     target.do("monitoring/prometheus", StopPrometheus("prometheus-aaaaaa"))
     assert target.seen().instances == ()
     assert target.seen().components == ()
@@ -148,16 +153,53 @@ def test_two_instances_share_a_slot_while_one_replaces_the_other(target: Target)
     assert [i.id for i in target.seen().instances] == [B]
 
 
-def test_a_gateway_is_replaced_by_one_beside_it(target: Target) -> None:
-    target.do("gateway", StartGateway("gateway-aaaaaa", target.gateway()))
-    target.do("gateway", StartGateway("gateway-bbbbbb", target.gateway(max_pending=7)))
-    both = target.seen().components
-    assert [c.id for c in both] == ["gateway-aaaaaa", "gateway-bbbbbb"]
-    assert {c.endpoint for c in both} == {f"127.0.0.1:{target.port}"}
-    target.do("gateway", StopGateway("gateway-aaaaaa", 5.0))
-    (left,) = target.seen().components
-    assert left.state is State.SERVING
-    assert left.digest == target.gateway(max_pending=7).digest
+def test_a_gateway_is_changed_in_place(target: Target) -> None:
+    target.do("gateway", StartGateway(GATE, target.gateway()))
+    serve(target)
+    target.do(SLOT, Join("chat", A, 100))
+    members = target.seen().members
+    wanted = target.gateway(
+        routes=(Route("chat", "chat"), Route("code", "coder")), max_pending=7, rate=1e6
+    )
+    target.do("gateway", ChangeGateway(GATE, wanted))
+    (found,) = target.seen().components
+    assert (found.id, found.digest, found.fields) == (GATE, wanted.digest, wanted.fields())
+    assert (found.state, found.endpoint) == (State.SERVING, f"127.0.0.1:{target.port}")
+    assert target.seen().members == members
+    target.do("gateway", ChangeGateway(GATE, target.gateway()))
+    assert target.seen().components[0].digest == target.gateway().digest
+
+
+def test_a_gateway_moves_to_another_port(target: Target) -> None:
+    target.do("gateway", StartGateway(GATE, target.gateway()))
+    target.port = free_port((target.port,), seed="contract-moved")
+    target.do("gateway", ChangeGateway(GATE, target.gateway()))
+    (found,) = target.seen().components
+    assert (found.state, found.endpoint) == (State.SERVING, f"127.0.0.1:{target.port}")
+
+
+def test_a_refused_change_leaves_the_gateway_as_it_was(target: Target) -> None:
+    target.do("gateway", StartGateway(GATE, target.gateway()))
+    before = target.seen()
+    refused, reason = target.refused_gateway()
+    with pytest.raises(ActionFailed, match=reason) as caught:
+        target.do("gateway", ChangeGateway(GATE, refused))
+    assert (caught.value.address, caught.value.step) == ("gateway", "change")
+    assert target.seen() == before
+
+
+def test_only_a_running_gateway_is_changed(target: Target) -> None:
+    with pytest.raises(ActionFailed, match="does not run"):
+        target.do("gateway", ChangeGateway(GATE, target.gateway()))
+    assert target.seen().components == ()
+
+
+def test_no_second_gateway_is_started_beside_one_that_runs(target: Target) -> None:
+    target.do("gateway", StartGateway(GATE, target.gateway()))
+    before = target.seen()
+    with pytest.raises(ActionFailed, match=f"{GATE} runs already"):
+        target.do("gateway", StartGateway("gateway-bbbbbb", target.gateway(max_pending=7)))
+    assert target.seen() == before
 
 
 def test_looking_changes_nothing(target: Target) -> None:
@@ -168,7 +210,7 @@ def test_looking_changes_nothing(target: Target) -> None:
 
 
 def test_a_later_driver_sees_and_ends_the_same(target: Target) -> None:
-    target.do("gateway", StartGateway("gateway-aaaaaa", target.gateway()))
+    target.do("gateway", StartGateway(GATE, target.gateway()))
     serve(target)
     target.do(SLOT, Join("chat", A, 100))
     assert target.another().observe() == target.seen()
@@ -184,11 +226,11 @@ def test_the_output_of_an_instance_can_be_read(target: Target) -> None:
 
 def test_somebody_elses_engine_is_neither_seen_nor_touched(target: Target) -> None:
     target.add_foreign()
-    target.do("gateway", StartGateway("gateway-aaaaaa", target.gateway()))
+    target.do("gateway", StartGateway(GATE, target.gateway()))
     serve(target)
     assert [i.id for i in target.seen().instances] == [A]
     target.do(SLOT, StopReplica(A, 10.0))
-    target.do("gateway", StopGateway("gateway-aaaaaa", 0.0))
+    target.do("gateway", StopGateway(GATE, 0.0))
     target.do("stack", RemoveStack())
     assert target.foreign_lives()
 
@@ -201,13 +243,13 @@ def test_a_stack_is_not_removed_while_it_runs(target: Target) -> None:
 
 
 def test_nothing_is_left_of_a_removed_stack(target: Target) -> None:
-    target.do("gateway", StartGateway("gateway-aaaaaa", target.gateway()))
+    target.do("gateway", StartGateway(GATE, target.gateway()))
     serve(target)
     target.do(SLOT, Join("chat", A, 100))
     assert target.left()
     target.do(SLOT, Drain("chat", A, 5.0))
     target.do(SLOT, Leave("chat", A))
     target.do(SLOT, StopReplica(A, 10.0))
-    target.do("gateway", StopGateway("gateway-aaaaaa", 0.0))
+    target.do("gateway", StopGateway(GATE, 0.0))
     target.do("stack", RemoveStack())
     assert target.left() == []

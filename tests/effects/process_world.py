@@ -67,6 +67,7 @@ class World:
     programs: Programs = field(default_factory=lambda: find_programs(os.environ))
     surroundings: dict[str, str] = field(default_factory=dict)
     log_bytes: int = 2**20
+    access_log_bytes: int = 2**29
     told: list[str] = field(default_factory=list)
     _ids: count[int] = field(default_factory=count)
 
@@ -81,6 +82,7 @@ class World:
             programs=self.programs,
             surroundings={**os.environ, **self.surroundings},
             log_bytes=self.log_bytes,
+            access_log_bytes=self.access_log_bytes,
         )
 
     def another(self) -> ProcessDriver:

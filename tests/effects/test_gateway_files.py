@@ -13,11 +13,12 @@ from enova.effects.gateway import (
     envoy_binary,
     members_path,
     read_members,
-    write_api_keys,
     write_document,
+    write_files,
     write_members,
 )
 from enova.stack.render.envoy_members import Member
+from enova.stack.render.envoy_secrets import render_api_keys
 
 ONE = Member("chat-replica-0.g1", "127.0.0.1", 8001)
 
@@ -46,7 +47,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
 
 def test_files_are_private(tmp_path: Path) -> None:
     keys = tmp_path / "keys.json"
-    write_api_keys(keys, {"alice": Secret("sk-a")})
+    write_files(tmp_path, {"keys.json": render_api_keys({"alice": Secret("sk-a")})})
     assert keys.stat().st_mode & 0o777 == 0o600
 
 

@@ -9,21 +9,26 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import httpx
 import pytest
 
 from enova.base.errors import ActionFailed
 from enova.base.secret import SecretRef
+from enova.capacity.workload import Trace
 from enova.effects import gateway as envoy
-from enova.effects.drivers import process_members
+from enova.effects import trace_ring
+from enova.effects.drivers import process_gateway, process_members
 from enova.effects.drivers.ports import free_port
 from enova.effects.gateway_admin import GatewayAdmin
 from enova.stack.actions import (
+    ChangeGateway,
     Drain,
     Join,
     Leave,
@@ -130,36 +135,168 @@ def test_a_drain_ends_with_its_time(world: World, port: int) -> None:
     asking.join()
 
 
-def test_a_gateway_is_replaced_while_requests_come(world: World, port: int) -> None:
+class Load:
+    """Clients that ask in a loop, half of them on a connection they keep, within ``with``."""
+
+    def __init__(self, port: int, key: str) -> None:
+        self.port, self.key = port, key
+        self.results: list[str] = []
+        self._end = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._ask, args=(keeps,))
+            for keeps in (True, True, False, False)
+        ]
+
+    def _ask(self, keeps: bool) -> None:
+        port = self.port
+        client = httpx.Client(timeout=20)
+        while not self._end.is_set():
+            if not keeps:
+                client.close()
+                client = httpx.Client(timeout=20)
+            try:
+                answer = client.post(
+                    f"http://127.0.0.1:{port}/v1/completions",
+                    json={"model": "chat", "prompt": "Hello"},
+                    headers={"authorization": f"Bearer {self.key}"},
+                )
+                self.results.append(str(answer.status_code))
+            except httpx.TransportError as error:
+                if port == self.port:
+                    self.results.append(repr(error))
+                port = self.port  # the old one is closed: as a client would, go to the new one
+        client.close()
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._end.set()
+        for thread in self._threads:
+            thread.join()
+
+    def more(self, count: int) -> None:
+        target = len(self.results) + count
+        until(lambda: len(self.results) >= target)
+
+
+def test_a_gateway_is_changed_while_requests_come(world: World, port: int) -> None:
+    world.surroundings |= {"ALICE": "key-a", "BOB": "key-b"}
+    world.driver = world.another()
+    alice = KeyReference("alice", SecretRef(env="ALICE"))
+    bob = KeyReference("bob", SecretRef(env="BOB"), rate=2.0)
+    both = (Route("chat", "chat"), Route("code", "coder"))
+    other = free_port((port,), seed="gateway-tests-other")
+    steps: tuple[dict[str, object], ...] = (
+        {"max_pending": 7, "max_requests": 99},
+        {"rate": 1e6, "idle_timeout_s": 30.0, "max_body_bytes": 2**20},
+        {"routes": both, "routing": "prefix"},
+        {"keys": (alice,)},
+        {"keys": (replace(alice, rate=1e6), bob), "routes": both},
+        {"host": "0.0.0.0"},
+        {"host": "0.0.0.0", "keys": (bob, alice)},
+        {},
+    )
     world.do("gateway", StartGateway(GATE, gateway(port)))
     serve(world, A)
-    end = threading.Event()
-    results: list[object] = []
-
-    def load() -> None:
-        while not end.is_set():
-            try:
-                results.append(bool(post(port)["choices"]))
-            except OSError as error:
-                results.append(error)
-
-    clients = [threading.Thread(target=load) for _ in range(2)]
-    for client in clients:
-        client.start()
+    process = world.folder(A).process()
+    assert process is not None
+    (folder,) = [f for f in world.ground.owned() if f.id == GATE]
+    pid = folder.process()
     slow: list[object] = []
-    waiting = threading.Thread(target=lambda: slow.append(post(port, wait_s=2)))
+    waiting = threading.Thread(target=lambda: slow.append(post(port, wait_s=3)))
     waiting.start()
-    until(lambda: len(results) > 20)
-    world.do("gateway", StartGateway("gateway-b", gateway(port, max_pending=7)))
-    world.do("gateway", StopGateway(GATE, 20.0))
-    seen = len(results)
-    until(lambda: len(results) > seen + 20)
-    end.set()
-    for client in (*clients, waiting):
-        client.join()
-    assert set(results) == {True}
+    with Load(port, "key-a") as load:
+        load.more(20)
+        for step in steps:
+            wanted = gateway(port, **step)
+            world.do("gateway", ChangeGateway(GATE, wanted))
+            (found,) = world.driver.observe().components
+            assert (found.id, found.digest, found.state) == (GATE, wanted.digest, State.SERVING)
+            load.more(20)
+            if "keys" in step:
+                with pytest.raises(urllib.error.HTTPError, match="401"):
+                    post(port, key="wrong")
+        moved = gateway(other)
+        load.port = other
+        world.do("gateway", ChangeGateway(GATE, moved))
+        assert world.driver.observe().components[0].endpoint == f"127.0.0.1:{other}"
+        load.more(20)
+    waiting.join()
+    assert set(load.results) == {"200"}
     assert len(slow) == 1
-    assert [c.id for c in world.driver.observe().components] == ["gateway-b"]
+    assert folder.process() == pid
+    assert not (folder.path / "keys.json").exists()
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        post(port)
+
+
+def test_a_service_that_joins_later_is_there_at_once(world: World, port: int) -> None:
+    world.do("gateway", StartGateway(GATE, gateway(port)))
+    serve(world, A)
+    both = (Route("chat", "chat"), Route("code", "coder"))
+    world.do("gateway", ChangeGateway(GATE, gateway(port, routes=both)))
+    world.start(B, service="code", served_name="coder")
+    world.wait(B)
+    world.do("code/replica/0", Join("code", B, 100))
+    assert post(port, model="coder")["choices"]
+    assert post(port)["choices"]
+
+
+def test_each_key_has_its_own_rate(world: World, port: int) -> None:
+    world.surroundings |= {"A": "key-a", "B": "key-b", "C": "key-c"}
+    world.driver = world.another()
+    keys = (
+        KeyReference("a", SecretRef(env="A"), rate=0.01),
+        KeyReference("b", SecretRef(env="B"), rate=3.0),
+        KeyReference("c", SecretRef(env="C")),
+    )
+    world.do("gateway", StartGateway(GATE, gateway(port, keys=keys)))
+    serve(world, A)
+
+    def passed(key: str) -> list[bool]:
+        found = []
+        for _ in range(8):
+            try:
+                found.append(bool(post(port, key=key)["choices"]))
+            except urllib.error.HTTPError as error:
+                assert error.code == 429
+                found.append(False)
+        return found
+
+    assert passed("key-a") == [True] + [False] * 7
+    assert passed("key-b")[:3] == [True] * 3
+    assert not all(passed("key-b"))
+    assert passed("key-c") == [True] * 8
+
+
+def test_the_access_log_is_bounded_and_loses_nothing(world: World, port: int) -> None:
+    world.access_log_bytes = 8 * 6000
+    world.driver = world.another()
+    world.do("gateway", StartGateway(GATE, gateway(port)))
+    serve(world, A)
+    began = time.time() - 1
+    log = world.ground.gateway / trace_ring.LOG_NAME
+    with Load(port, "") as load:
+        for _ in range(3):
+            load.more(30)
+            size = log.stat().st_size
+            until(lambda size=size: log.stat().st_size > max(6000, size))  # type: ignore[misc]  # a default binds the loop variable
+            inode = log.stat().st_ino
+            world.driver.tend()
+            assert log.stat().st_ino != inode
+    assert set(load.results) == {"200"}
+
+    def trace() -> Trace:
+        return trace_ring.read_trace(world.ground.gateway, since=began)
+
+    until(lambda: len(trace().requests) >= len(load.results))
+    assert len(trace().requests) == len(load.results)
+    assert {(r.service, r.replica, r.status) for r in trace().requests} == {("chat", A, 200)}
+    kept = [path for path in log.parent.iterdir() if path.name.startswith(log.name)]
+    assert 4 == len(kept) <= 1 + trace_ring.KEPT_FILES
 
 
 def test_a_port_somebody_has_is_named_with_its_owner(world: World, port: int) -> None:
@@ -194,13 +331,63 @@ def test_a_gateway_that_cannot_run_leaves_nothing(
     assert world.mine() == []
 
 
-def test_a_refused_change_leaves_the_running_gateway(world: World, port: int) -> None:
+def test_a_port_somebody_has_is_not_moved_to(world: World, port: int) -> None:
     world.do("gateway", StartGateway(GATE, gateway(port)))
     serve(world, A)
-    refused = gateway(port, tls_certificate="/nowhere/cert.pem", tls_key="/nowhere/key.pem")
-    with pytest.raises(ActionFailed):
-        world.do("gateway", StartGateway("gateway-b", refused))
+    before = world.driver.observe()
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        foreign.bind(("127.0.0.1", 0))
+        foreign.listen()
+        taken = foreign.getsockname()[1]
+        with pytest.raises(ActionFailed, match=rf"port {taken} .* taken by pid {os.getpid()}"):
+            world.do("gateway", ChangeGateway(GATE, gateway(taken)))
+    metrics = int(str(world.driver.gateway_metrics()).rpartition(":")[2])
+    with pytest.raises(ActionFailed, match=f"port {metrics} .* taken by pid"):
+        world.do("gateway", ChangeGateway(GATE, gateway(metrics)))
+    assert world.driver.observe() == before
     assert post(port)["choices"]
+
+
+@pytest.mark.parametrize(
+    ("more", "reason"),
+    [
+        ({"tls_certificate": "/nowhere/c.pem", "tls_key": "/nowhere/k.pem"}, "/nowhere/c.pem"),
+        ({"routes": TWICE}, "two services serve the same model name: same"),
+        ({"host": "203.0.113.7"}, "203.0.113.7 is not an address of this machine"),
+        ({"keys": (KeyReference("a", SecretRef(env="NOT_SET")),)}, "NOT_SET"),
+    ],
+)
+def test_a_refused_change_leaves_the_running_gateway(
+    world: World, port: int, more: dict[str, object], reason: str
+) -> None:
+    world.do("gateway", StartGateway(GATE, gateway(port)))
+    serve(world, A)
+    before = world.driver.observe()
+    with pytest.raises(ActionFailed) as caught:
+        world.do("gateway", ChangeGateway(GATE, gateway(port, **more)))
+    assert reason in caught.value.reason
+    assert world.driver.observe() == before
+    assert post(port)["choices"]
+
+
+def test_what_envoy_refuses_is_put_back(
+    world: World, port: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its check beforehand finds most of it: here it finds nothing."""
+    world.do("gateway", StartGateway(GATE, gateway(port)))
+    serve(world, A)
+    before = world.driver.observe()
+    monkeypatch.setattr(process_gateway, "template_text", lambda _: "no lua (")
+    with pytest.raises(ActionFailed, match="script load error"):
+        world.do("gateway", ChangeGateway(GATE, gateway(port, max_pending=7)))
+    monkeypatch.setattr(envoy, "validate", lambda *_: [])
+    with pytest.raises(ActionFailed, match="script load error"):
+        world.do("gateway", ChangeGateway(GATE, gateway(port, max_pending=7)))
+    assert world.driver.observe() == before
+    assert post(port)["choices"]
+    monkeypatch.undo()
+    world.do("gateway", ChangeGateway(GATE, gateway(port, max_pending=7)))
 
 
 def test_keys_are_asked_for_and_kept_from_others(world: World, port: int) -> None:

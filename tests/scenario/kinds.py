@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,34 +98,31 @@ FEW = Kind(
     name="few",
     services={"chat": _emulated(_LLAMA, 2, 4, surge=1)},
     prometheus=True,
-    rate=1.5,
+    rate=3.0,
     victims=1,
     **_EMULATED,
 )
 """Two emulated replicas, watched by a real Prometheus."""
 
 
+def _as_map(words: Sequence[str]) -> dict[str, Any]:
+    """Command-line words as the spec writes them."""
+    found: dict[str, Any] = {}
+    for word, following in zip(words, (*words[1:], "--"), strict=True):
+        if word.startswith("--"):
+            value = int(following) if following.isdigit() else following
+            found[word.removeprefix("--")] = True if following.startswith("--") else value
+    return found
+
+
 def real_engines(model: Path, program: Path) -> Kind:
     """Two real vLLM replicas of the small model, on the processor."""
-    words = iter((*real.VLLM_ARGUMENTS, "--"))
-    args: dict[str, Any] = {}
-    flag = next(words)
-    for word in words:
-        if flag == "--":
-            break
-        name = flag.removeprefix("--")
-        if word.startswith("--"):
-            args[name] = True
-            flag = word
-        else:
-            args[name] = int(word) if word.isdigit() else word
-            flag = next(words)
     service = {
         "model": str(model),
         "engine": {
             "name": "vllm",
             "executable": str(program),
-            "args": args,
+            "args": _as_map(real.VLLM_ARGUMENTS),
             "env": dict(real.VLLM_ENVIRONMENT),
         },
         "traffic": {"peak": "5/s", "input_tokens": 32, "output_tokens": 16},

@@ -79,6 +79,7 @@ class Reply:
     kind: str
     detail: str = ""
     first_byte_s: float | None = None
+    """When its head came. An engine sends that of a stream before it has a token."""
 
     @property
     def failed(self) -> bool:
@@ -107,8 +108,8 @@ async def ask(session: aiohttp.ClientSession, url: str, what: Ask) -> Reply:
         async with session.post(
             url + what.path, json=what.body(), headers={"x-request-id": identity}
         ) as answer:
+            first = time.monotonic() - clock
             async for part in answer.content.iter_any():
-                first = first if first is not None else time.monotonic() - clock
                 text += part
             if answer.status != 200:
                 return ended(STATUS, f"{answer.status} {text[:200].decode(errors='replace')}")

@@ -293,10 +293,8 @@ class Stack:
         for component in self.components("gateway"):
             folder = self.state / "run" / "components" / component
             meta = json.loads((folder / "meta.json").read_text())
-            if (folder / "admin.sock").exists():
-                admin = GatewayAdmin(folder / "admin.sock")
-            else:
-                admin = GatewayAdmin(port=meta["more"]["admin_port"])
+            port = meta["more"].get("admin_port")
+            admin = GatewayAdmin(port=port) if port else GatewayAdmin(folder / "admin.sock")
             found.append((meta["created_s"], admin))
         return [admin for _, admin in sorted(found, key=lambda pair: pair[0], reverse=True)]
 

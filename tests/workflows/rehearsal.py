@@ -1,4 +1,4 @@
-"""A stack on the fake target with real state, lock and spec files, driven by the workflows alone."""
+"""A stack on the fake target with real state, lock and spec files, driven by workflows alone."""
 
 from __future__ import annotations
 

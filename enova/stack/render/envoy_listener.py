@@ -1,7 +1,7 @@
 """The client side: the listener, its filters in order, TLS and the access log.
 
 In: settings and the text of the script. Out: listeners as data. Order of a request: internal
-headers stripped, API key, rate limit, script (reads the body), router. Nothing in here touches
+headers stripped, API key, rate limits, script (reads the body), router. Nothing in here touches
 the body of an answer, so streams pass as they come.
 """
 
@@ -53,8 +53,14 @@ _ROUTER: Document = {
 }
 
 
-def client_listener(settings: GatewaySettings, lua_source: str, routes: Document) -> Document:
-    """The listener that clients use. ``routes`` is the table itself or where it is found."""
+def client_listener(
+    settings: GatewaySettings, host: str, lua_source: str, routes: Document
+) -> Document:
+    """The listener that clients use. ``routes`` is the table itself or where it is found.
+
+    Settings change its filter chain alone: Envoy then keeps the sockets and lets connections
+    that are open end on the chain they came by. Another address is another listener.
+    """
     chain: Document = {
         "filters": [
             {
@@ -66,9 +72,8 @@ def client_listener(settings: GatewaySettings, lua_source: str, routes: Document
     if settings.tls_path is not None:
         chain["transport_socket"] = _tls(settings.tls_path)
     return {
-        # Another port is another listener: Envoy opens the new one and drains the old.
-        "name": f"gateway-{settings.port}",
-        "address": _address(settings.listen_host, settings.port),
+        "name": f"gateway-{host}-{settings.port}",
+        "address": _address(host, settings.port),
         # A slow reader holds at most this much of an answer. Request bodies have their own,
         # larger limit on the virtual host, because they are kept for another try.
         "per_connection_buffer_limit_bytes": 256 * 1024,
@@ -128,7 +133,7 @@ def _connection_manager(settings: GatewaySettings, lua_source: str, routes: Docu
         "local_reply_config": error_table(),
         **routes,
         "http_filters": [
-            *([_key_filter(settings.keys_path)] if settings.keys_path is not None else []),
+            *_key_filters(settings.keys_path),
             *_limit_filters(settings),
             _script(settings, lua_source),
             _ROUTER,
@@ -154,11 +159,19 @@ def _strip_internal_headers() -> Document:
     }
 
 
-def _key_filter(path: str) -> Document:
-    return {
-        "name": API_KEYS,
-        "config_discovery": {"config_source": file_source(path), "type_urls": [API_KEY_TYPE]},
+def _key_filters(path: str | None) -> list[Document]:
+    """The check of the key, which then goes no further: engines must not see it."""
+    if path is None:
+        return []
+    source = {"config_source": file_source(path), "type_urls": [API_KEY_TYPE]}
+    removed: Document = {
+        "name": "envoy.filters.http.header_mutation",
+        "typed_config": {
+            "@type": f"{_TYPES}filters.http.header_mutation.v3.HeaderMutation",
+            "mutations": {"request_mutations": [{"remove": "authorization"}]},
+        },
     }
+    return [{"name": API_KEYS, "config_discovery": source}, removed]
 
 
 def _limit_filters(settings: GatewaySettings) -> list[Document]:
@@ -170,7 +183,7 @@ def _limit_filters(settings: GatewaySettings) -> list[Document]:
         "filter_enforced": {**everything, "runtime_key": "enova.limit.enforced"},
     }
     filters: list[Document] = []
-    if settings.rate_limit_per_key is not None:
+    if settings.key_rates:
         per_key: Document = {
             **common,
             "stat_prefix": "per_key",
@@ -190,16 +203,14 @@ def _limit_filters(settings: GatewaySettings) -> list[Document]:
                     ]
                 }
             ],
-            # An entry without a value: one bucket for every value that comes.
             "descriptors": [
                 {
-                    "entries": [{"key": "client"}],
-                    "token_bucket": _bucket(settings.rate_limit_per_key),
+                    "entries": [{"key": "client", "value": client}],
+                    "token_bucket": _bucket(limit),
                 }
+                for client, limit in sorted(settings.key_rates)
             ],
-            "max_dynamic_descriptors": 1000,
-            "always_consume_default_token_bucket": False,
-            "token_bucket": _bucket(RateLimit(1e6, 1_000_000)),
+            # Without a default bucket, clients that none of these names are not limited here.
         }
         filters.append({"name": f"{name}.per_key", "typed_config": per_key})
     if settings.rate_limit is not None:

@@ -27,7 +27,7 @@ def route_table(settings: GatewaySettings) -> Document:
     ordered = sorted(settings.services, key=lambda service: service.name)
     listing = _model_list(ordered)
     routes: list[Document] = [
-        _open_route("gateway_health", {"path": "/health"}, 200, {"status": "ok"}, settings),
+        _open_route("gateway_health", {"path": "/health"}, 200, {"status": "ok"}),
         _answer("administration", {"safe_regex": {"regex": _ADMINISTRATION}}, 404, None),
         *_model_routes(ordered, listing),
         *(_service_route(service) for service in ordered),
@@ -36,7 +36,6 @@ def route_table(settings: GatewaySettings) -> Document:
         _before_the_script(),
         _answer("unknown", {"prefix": "/"}, 404, None),
     ]
-    to_remove = [MODEL_HEADER, *(["authorization"] if settings.keys_path is not None else [])]
     bodies = [len(json.dumps(listing).encode())]
     return {
         "name": settings.stack,
@@ -46,7 +45,7 @@ def route_table(settings: GatewaySettings) -> Document:
                 "name": settings.stack,
                 "domains": ["*"],
                 "request_body_buffer_limit": settings.max_body_bytes,
-                "request_headers_to_remove": to_remove,
+                "request_headers_to_remove": [MODEL_HEADER],
                 "routes": routes,
             }
         ],
@@ -154,16 +153,13 @@ def _answer(name: str, match: Document, status: int, body: Document | None) -> D
     return route
 
 
-def _open_route(
-    name: str, match: Document, status: int, body: Document, settings: GatewaySettings
-) -> Document:
-    """An answer that needs no API key."""
+def _open_route(name: str, match: Document, status: int, body: Document) -> Document:
+    """An answer that needs no API key, whether or not keys are asked for just now."""
     route = _answer(name, match, status, body)
-    if settings.keys_path is not None:
-        route["typed_per_filter_config"] = {
-            API_KEYS: {
-                "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
-                "disabled": True,
-            }
+    route["typed_per_filter_config"] = {
+        API_KEYS: {
+            "@type": "type.googleapis.com/envoy.config.route.v3.FilterConfig",
+            "disabled": True,
         }
+    }
     return route

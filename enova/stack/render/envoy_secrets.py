@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from enova.base.digest import digest
 from enova.base.secret import Secret
 from enova.stack.render.envoy_settings import Tls
 
@@ -23,10 +24,14 @@ CLIENT_METADATA = ("envoy.filters.http.rbac", "shadow_effective_policy_id")
 
 CERTIFICATE = "gateway"
 
+KEYS_FILE = "keys.json"
+CERTIFICATE_FILE = "certificate.json"
+
 
 def render_api_keys(keys: Mapping[str, Secret]) -> Document:
     """The key file: client name to key. A request shows its key as ``Authorization: Bearer``.
 
+    It has no version: one made of its content would let keys be guessed by whoever sees it.
     With no key at all every request is refused. Raises ValueError when two clients share a key.
     """
     values = [secret.reveal() for secret in keys.values()]
@@ -64,16 +69,13 @@ def _policy(key: str) -> Document:
 def render_certificate(tls: Tls) -> Document:
     """The certificate file: names the two PEM files and watches the directory of the first."""
     directory = tls.certificate.rpartition("/")[0] or "/"
-    return {
-        "resources": [
-            {
-                "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
-                "name": CERTIFICATE,
-                "tls_certificate": {
-                    "certificate_chain": {"filename": tls.certificate},
-                    "private_key": {"filename": tls.key},
-                    "watched_directory": {"path": directory},
-                },
-            }
-        ]
+    resource: Document = {
+        "@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret",
+        "name": CERTIFICATE,
+        "tls_certificate": {
+            "certificate_chain": {"filename": tls.certificate},
+            "private_key": {"filename": tls.key},
+            "watched_directory": {"path": directory},
+        },
     }
+    return {"version_info": digest(resource), "resources": [resource]}

@@ -78,10 +78,12 @@ class GatewayService:
 class GatewaySettings:
     """One gateway of one stack. Exactly one of ``admin_path`` and ``admin_port`` is set.
 
-    ``config_dir`` holds the bootstrap and the watched listeners, routes and clusters; a stack's
-    gateway that is not ours to change while it runs leaves it empty. ``members_dir`` is watched
-    too: it holds one membership file per service (``members_path``).
-    ``keys_path`` is where the API keys will be, empty when the gateway asks for none.
+    ``config_dir`` holds the bootstrap and the watched listeners, routes and clusters.
+    ``members_dir`` is watched too: it holds one membership file per service (``members_path``).
+    ``keys_path`` is where the API keys will be, empty when the gateway asks for none; a client
+    without an entry in ``key_rates`` is bound by ``rate_limit`` alone, which is for all together.
+    ``kept_hosts`` are addresses that ``listen_host`` covers and that had a listener before it:
+    closing theirs would reset the connections waiting there.
     ``metrics_port`` serves ``/metrics`` for Prometheus on loopback, without the rest of the
     admin interface. ``max_body_bytes`` bounds what one request may hold in memory; a body that
     fits can also be sent again to another replica.
@@ -89,10 +91,11 @@ class GatewaySettings:
 
     stack: str
     services: tuple[GatewayService, ...]
+    config_dir: str
     members_dir: str
     access_log_path: str
-    config_dir: str | None = None
     listen_host: str = "127.0.0.1"
+    kept_hosts: tuple[str, ...] = ()
     port: int = 9199
     admin_path: str | None = None
     admin_port: int | None = None
@@ -101,7 +104,7 @@ class GatewaySettings:
     head_bytes: int = 512
     keys_path: str | None = None
     rate_limit: RateLimit | None = None
-    rate_limit_per_key: RateLimit | None = None
+    key_rates: tuple[tuple[str, RateLimit], ...] = ()
     tls: Tls | None = None
     tls_path: str | None = None
     otlp_endpoint: tuple[str, int] | None = None
@@ -116,7 +119,7 @@ class GatewaySettings:
             raise ValueError("API keys need the admin socket: a port would show them to any user")
         if (self.tls is None) != (self.tls_path is None):
             raise ValueError("TLS needs both the certificate and the path of its secret file")
-        if self.rate_limit_per_key is not None and self.keys_path is None:
+        if self.key_rates and self.keys_path is None:
             raise ValueError("a rate limit per key needs API keys")
         names = [service.name for service in self.services]
         if len(set(names)) != len(names):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,16 +15,19 @@ from pathlib import Path
 
 import httpx
 
+from enova.base.secret import Secret
 from enova.effects.gateway import (
-    apply_files,
     command_line,
     envoy_binary,
+    write_document,
     write_files,
     write_members,
 )
 from enova.effects.gateway_admin import GatewayAdmin
+from enova.effects.gateway_change import apply_files
 from enova.stack.render.envoy import BOOTSTRAP, render_files
 from enova.stack.render.envoy_members import Member
+from enova.stack.render.envoy_secrets import KEYS_FILE, render_api_keys
 from enova.stack.render.envoy_settings import GatewayService, GatewaySettings
 
 LUA = (Path(__file__).parents[3] / "templates" / "gateway.lua").read_text()
@@ -94,29 +96,40 @@ class Gateway:
         self.folder = folder
         self.settings = settings
         self.admin = GatewayAdmin(Path(settings.admin_path or ""))
+        self.config = Path(settings.config_dir)
+        self.keys: dict[str, str] = {}
         self.members = folder / "members"
         self.log = Path(settings.access_log_path)
         self.url = f"http://127.0.0.1:{settings.port}"
         self.process: subprocess.Popen[bytes] | None = None
 
-    def start(self, *, bootstrap: dict[str, object] | None = None) -> None:
-        assert self.settings.config_dir is not None
-        config = Path(self.settings.config_dir)
-        files = {BOOTSTRAP: bootstrap} if bootstrap else render_files(self.settings, LUA)
-        shutil.rmtree(config, ignore_errors=True)
-        write_files(config, files)
+    def start(self) -> None:
+        write_files(self.config, self.files())
         binary = envoy_binary()
         assert binary is not None
-        self.process = subprocess.Popen(command_line(binary, config / BOOTSTRAP))
+        self.process = subprocess.Popen(command_line(binary, self.config / BOOTSTRAP))
         assert self.admin.wait_ready(30), "Envoy did not become ready"
+
+    def files(self) -> dict[str, dict[str, object]]:
+        """What Envoy reads under these settings."""
+        files = render_files(self.settings, LUA)
+        if self.settings.keys_path == str(self.config / KEYS_FILE):
+            files[KEYS_FILE] = key_file(**self.keys)
+        return files
+
+    def counter(self, name: str) -> int:
+        """One of Envoy's counters or gauges."""
+        transport = httpx.HTTPTransport(uds=str(self.settings.admin_path))
+        with httpx.Client(transport=transport) as client:
+            text = client.get(f"http://admin/stats?filter=^{name}$").text
+        return int(text.rpartition(": ")[2] or 0)
 
     def change(self, *services: GatewayService, **more: object) -> None:
         """Bring the running gateway to other settings."""
         changed = {"services": services or self.settings.services, **more}
         self.settings = replace(self.settings, **changed)  # type: ignore[arg-type]  # as above
         self.url = f"http://127.0.0.1:{self.settings.port}"
-        files = render_files(self.settings, LUA)
-        assert apply_files(Path(self.settings.config_dir or ""), files, self.admin)
+        apply_files(self.config, self.files(), self.admin)
 
     def serve(self, service: str, *members: Member, healthy: bool = True) -> None:
         """Write the members and wait until Envoy has them."""
@@ -142,6 +155,16 @@ Start = Callable[..., Gateway]
 """``start(GatewayService(...), ..., port=...)``: settings by keyword."""
 
 
+def key_file(**keys: str) -> dict[str, object]:
+    """The keys that are valid, by client."""
+    return render_api_keys({client: Secret(key) for client, key in keys.items()})
+
+
+def write_keys(path: Path, **keys: str) -> None:
+    """Say which keys are valid, by client."""
+    write_document(path, key_file(**keys))
+
+
 def lines(gateway: Gateway) -> list[dict[str, object]]:
     """The access log as it is now."""
     if not gateway.log.exists():
@@ -150,26 +173,48 @@ def lines(gateway: Gateway) -> list[dict[str, object]]:
 
 
 class Load:
-    """A few clients that ask in a loop, within ``with``: what they got is in ``results``."""
+    """A few clients that ask in a loop, within ``with``: what they got is in ``results``.
 
-    def __init__(self, gateway: Gateway, *, clients: int = 4, keep_alive: bool = False) -> None:
-        self.url = gateway.url + "/v1/completions"
+    With ``follows`` a client that finds an address closed goes to where the gateway is now:
+    ``refused`` and ``reset`` count how it found that out.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        *,
+        clients: int = 4,
+        keep_alive: bool = False,
+        follows: bool = False,
+    ) -> None:
+        self.gateway = gateway
         self.keep_alive = keep_alive
+        self.follows = follows
         self.results: list[str] = []
+        self.refused = 0
+        self.reset = 0
         self.body: dict[str, object] = {"model": "tiny"}
+        self.headers: dict[str, str] = {}
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
 
     def _ask(self) -> None:
         client = httpx.Client(timeout=60, verify=False)
+        url = self.gateway.url
         while not self._stop.is_set():
             if not self.keep_alive:
                 client.close()
                 client = httpx.Client(timeout=60, verify=False)
             try:
-                answer = client.post(self.url, json=self.body)
+                answer = client.post(url + "/v1/completions", json=self.body, headers=self.headers)
                 self.results.append(str(answer.status_code))
             except httpx.HTTPError as error:
+                refused = isinstance(error, httpx.ConnectError)
+                if self.follows and (refused or url != self.gateway.url):
+                    self.refused += refused
+                    self.reset += not refused
+                    url = self.gateway.url
+                    continue
                 self.results.append(repr(error))
         client.close()
 

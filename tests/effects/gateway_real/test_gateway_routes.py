@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import subprocess
+import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
-from gateway_world import LUA, Backend, Start, free_port, lines, until
+from gateway_world import LUA, Backend, Start, free_port, lines, until, write_keys
 
-from enova.base.secret import Secret
-from enova.effects.gateway import envoy_binary, validate, write_api_keys, write_certificate
+from enova.effects.gateway import envoy_binary, validate, write_document
 from enova.stack.render.envoy import render_bootstrap
+from enova.stack.render.envoy_secrets import render_certificate
 from enova.stack.render.envoy_settings import MIB, GatewayService, RateLimit, Tls
 
 pytestmark = pytest.mark.real
@@ -168,7 +169,7 @@ def test_keys_are_asked_for_and_change_without_a_restart(
     start: Start, backends: list[Backend], folder: Path
 ) -> None:
     keys = folder / "keys" / "keys.json"
-    write_api_keys(keys, {"alice": Secret("sk-a"), "bob": Secret("sk-b")})
+    write_keys(keys, alice="sk-a", bob="sk-b")
     assert keys.stat().st_mode & 0o777 == 0o600
     gateway = start(CHAT, keys_path=str(keys))
     gateway.serve("chat", backends[0].member())
@@ -192,11 +193,11 @@ def test_keys_are_asked_for_and_change_without_a_restart(
     assert httpx.get(gateway.url + "/v1/models").status_code == 401
     assert httpx.get(gateway.url + "/health").status_code == 200
 
-    write_api_keys(keys, {"alice": Secret("sk-a"), "carol": Secret("sk-c")})
+    write_keys(keys, alice="sk-a", carol="sk-c")
     until(lambda: status("Bearer sk-c") == 200)
     until(lambda: status("Bearer sk-b") == 401)
     assert status("Bearer sk-a") == 200
-    write_api_keys(keys, {})
+    write_keys(keys)
     until(lambda: status("Bearer sk-a") == 401)
 
     until(lambda: any(line["client"] == "carol" for line in lines(gateway)))
@@ -205,16 +206,16 @@ def test_keys_are_asked_for_and_change_without_a_restart(
         assert "sk-" not in file.read_text(), file
 
 
-def test_rates_are_limited_per_key_and_in_all(
+def test_each_key_has_its_own_rate_and_all_share_one(
     start: Start, backends: list[Backend], folder: Path
 ) -> None:
     keys = folder / "keys" / "keys.json"
-    write_api_keys(keys, {"alice": Secret("sk-a"), "bob": Secret("sk-b"), "eve": Secret("sk-e")})
+    write_keys(keys, alice="sk-a", bob="sk-b", eve="sk-e")
     gateway = start(
         CHAT,
         keys_path=str(keys),
-        rate_limit_per_key=RateLimit(0.01, 3),
-        rate_limit=RateLimit(0.01, 7),
+        key_rates=(("alice", RateLimit(0.01, 3)), ("bob", RateLimit(0.01, 5))),
+        rate_limit=RateLimit(0.01, 14),
     )
     gateway.serve("chat", backends[0].member())
 
@@ -231,9 +232,50 @@ def test_rates_are_limited_per_key_and_in_all(
         return answer.status_code
 
     assert [status("sk-a") for _ in range(5)] == [200, 200, 200, 429, 429]
-    assert [status("sk-b") for _ in range(4)] == [200, 200, 200, 429]
-    assert [status("sk-e") for _ in range(2)] == [200, 429]
+    assert [status("sk-b") for _ in range(6)] == [200, 200, 200, 200, 200, 429]
+    # What a key's own rate refuses takes nothing from all: 6 of 14 are left.
+    assert [status("sk-e") for _ in range(7)] == [200] * 6 + [429]
     assert status("wrong") == 401
+
+
+def test_rates_per_key_hold_over_time(start: Start, backends: list[Backend], folder: Path) -> None:
+    """Three keys ask as fast as they can: 5/s, 50/s, and one without a rate of its own."""
+    keys = folder / "keys" / "keys.json"
+    write_keys(keys, slow="sk-5", fast="sk-50", free="sk-free")
+    gateway = start(
+        CHAT,
+        keys_path=str(keys),
+        key_rates=(("slow", RateLimit(5, 5)), ("fast", RateLimit(50, 50))),
+    )
+    gateway.serve("chat", backends[0].member())
+    passed: dict[str, list[float]] = {"sk-5": [], "sk-50": [], "sk-free": []}
+    refused = dict.fromkeys(passed, 0)
+    begin = time.monotonic()
+    end = begin + 3.0
+
+    def ask(key: str) -> None:
+        headers = {"authorization": f"Bearer {key}"}
+        with httpx.Client(headers=headers, timeout=30) as client:
+            while time.monotonic() < end:
+                answer = client.post(gateway.url + "/v1/completions", json={"model": "tiny"})
+                if answer.status_code == 200:
+                    passed[key].append(time.monotonic() - begin)
+                else:
+                    refused[key] += 1
+
+    askers = [threading.Thread(target=ask, args=(key,)) for key in passed]
+    for asker in askers:
+        asker.start()
+    for asker in askers:
+        asker.join()
+    counts = {key: len(times) for key, times in passed.items()}
+    print(f"passed in {passed['sk-free'][-1]:.2f} s: {counts}, refused: {refused}")
+    for key, rate in (("sk-5", 5), ("sk-50", 50)):
+        # The burst, then the rate for as long as somebody asked; one more is a matter of rounding.
+        assert refused[key] > 0
+        assert counts[key] <= rate + rate * passed[key][-1] + 1
+        assert counts[key] >= rate + rate * passed[key][-1] - 2
+    assert refused["sk-free"] == 0
 
 
 def test_tls_from_1_2_on_with_a_certificate_that_may_be_replaced(
@@ -272,7 +314,7 @@ def test_tls_from_1_2_on_with_a_certificate_that_may_be_replaced(
     (folder / "tls").mkdir()
     make("2")
     tls = Tls(str(folder / "tls" / "cert.pem"), str(folder / "tls" / "key.pem"))
-    write_certificate(folder / "certificate.json", tls)
+    write_document(folder / "certificate.json", render_certificate(tls))
     gateway = start(CHAT, tls=tls, tls_path=str(folder / "certificate.json"))
     gateway.serve("chat", backends[0].member())
     url = gateway.url.replace("http://", "https://")
