@@ -25,15 +25,12 @@ def command(
     the outcome the last one.
     """
     from enova.cli.carrying import carry_out_and_report, report_nothing_to_do
-    from enova.cli.exits import OK
     from enova.cli.prompt import consent, need_consent_beforehand
     from enova.cli.views.plan import put_plan
     from enova.workflows import apply as applying
-    from enova.workflows.lock import write_lock
     from enova.workflows.plan import plan
 
     surroundings = options.surroundings()
-    planned = None
     if spec.endswith(".json"):
         made = applying.read_saved(spec)
         applying.check_files(made, surroundings)
@@ -44,14 +41,13 @@ def command(
     if output == "text":
         put_plan(made, "text", verbose=verbose)
     if made.is_empty:
-        if planned is not None:
-            write_lock(planned.spec, planned.chosen)
+        applying.keep_choices(made, surroundings)
         return report_nothing_to_do(made, output)
     applying.refuse_guards(made)
     if not yes:
         need_consent_beforehand(stdin_spec=spec == "-", output=output)
         consent(f"Apply this to {made.stack}?")
-    code = carry_out_and_report(
+    return carry_out_and_report(
         made,
         here,
         command="enova apply",
@@ -59,6 +55,3 @@ def command(
         output=output,
         wait_s=wait_s,
     )
-    if code == OK and planned is not None:
-        write_lock(planned.spec, planned.chosen)
-    return code
