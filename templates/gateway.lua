@@ -18,8 +18,11 @@ local QUOTE, BACKSLASH, COMMA, COLON = 34, 92, 44, 58
 local OPEN_LIST, CLOSE_LIST, OPEN_OBJECT, CLOSE_OBJECT = 91, 93, 123, 125
 local WANTED = { model = true, stream = true, messages = true, prompt = true, input = true,
                  role = true }
-local LONGEST_KEY = 48     -- every wanted key fits, even written with \u escapes
+local MAY_BEGIN = { [BACKSLASH] = true }
+for name in pairs(WANTED) do MAY_BEGIN[byte(name)] = true end
+local LONGEST_KEY = 48     -- every wanted key and role fits, even written with \u escapes
 local LONGEST_MODEL = 256
+local LONGEST_ESCAPE = 6   -- bytes that one byte of a model's name may be written with
 local MOST_MESSAGES = 16   -- leading messages that may identify a conversation
 
 -- The first position at or after `at` that is not JSON white space.
@@ -108,6 +111,7 @@ local function unescaped(raw)
       local code = tonumber(string.match(raw, '^%x%x%x%x', slash + 2) or '', 16)
       if not code then return nil end
       at = slash + 6
+      if code >= 0xDC00 and code < 0xE000 then return nil end
       if code >= 0xD800 and code < 0xDC00 then
         local low = tonumber(string.match(raw, '^\\u(%x%x%x%x)', at) or '', 16)
         if not low or low < 0xDC00 or low > 0xDFFF then return nil end
@@ -136,7 +140,8 @@ local function object_fields(text, at)
     if byte(text, at) ~= QUOTE then return nil end
     local close = string_end(text, at)
     if not close then return nil end
-    local key = close - at <= LONGEST_KEY and unescaped(sub(text, at + 1, close - 1)) or ''
+    local key = MAY_BEGIN[byte(text, at + 1)] and close - at - 1 <= LONGEST_KEY
+      and unescaped(sub(text, at + 1, close - 1)) or ''
     at = after_space(text, close + 1)
     if byte(text, at) ~= COLON then return nil end
     at = after_space(text, at + 1)
@@ -151,9 +156,11 @@ local function object_fields(text, at)
   end
 end
 
--- The text of a string value, nil when the span holds no string.
-local function string_value(text, span)
+-- The text of a string value, nil when the span holds no string or one written with more than
+-- `longest` bytes: only what may be wanted is copied.
+local function string_value(text, span, longest)
   if not span or byte(text, span[1]) ~= QUOTE then return nil end
+  if span[2] - span[1] - 1 > longest then return nil end
   return unescaped(sub(text, span[1] + 1, span[2] - 1))
 end
 
@@ -170,7 +177,7 @@ local function conversation(text, span)
     local fields, finish = object_fields(text, at)
     if not fields then break end
     parts[#parts + 1] = head(text, { at, finish })
-    if string_value(text, fields.role) == 'user' then break end
+    if string_value(text, fields.role, LONGEST_KEY) == 'user' then break end
     at = after_space(text, finish + 1)
     if byte(text, at) ~= COMMA then break end
     at = after_space(text, at + 1)
@@ -229,7 +236,7 @@ function envoy_on_request(handle)
   -- What was taken from the handle before the body came is no longer valid.
   headers = handle:headers()
   local metadata = handle:streamInfo():dynamicMetadata()
-  local model = string_value(text, fields.model)
+  local model = string_value(text, fields.model, LONGEST_MODEL * LONGEST_ESCAPE)
   if model and printable(model) then
     metadata:set('enova', 'model', model)
   elseif by_model then

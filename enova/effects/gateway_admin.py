@@ -31,7 +31,7 @@ _SOURCES = {
     CLUSTERS: r"cluster_manager\.cds",
     LISTENERS: r"listener_manager\.lds",
     ROUTES: r"http\.gateway\.rds\..*",
-    KEYS_FILE: rf"extension_config_discovery\.http_filter\.{re.escape(API_KEYS)}",
+    KEYS_FILE: rf"extension_config_discovery\.http_filter\.{API_KEYS}",
     CERTIFICATE_FILE: rf"sds\.{CERTIFICATE}",
 }
 """What Envoy calls that which reads each file."""

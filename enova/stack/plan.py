@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
 
 from enova.base import address as addresses
 from enova.base.digest import digest, plain
@@ -18,9 +17,16 @@ from enova.capacity.sizing.choice import Choice
 from enova.spec.model import Spec
 from enova.stack import desired
 from enova.stack.actions import Action
+from enova.stack.changes import (
+    TAKES,
+    Change,
+    component_changes,
+    order,
+    settings_change,
+    slot_change,
+)
 from enova.stack.compare import (
     ComponentDifference,
-    FieldChange,
     Intents,
     Sides,
     SlotDifference,
@@ -31,11 +37,12 @@ from enova.stack.compare import (
     removed_services,
     wanted_count,
 )
+from enova.stack.cost import ROUNDING, per_hour
 from enova.stack.observed import Observed, Placement, State
 from enova.stack.owners import Reason
 from enova.stack.placement import Room
 from enova.stack.record import Record
-from enova.stack.resources import Stack
+from enova.stack.resources import ServiceResource, Stack
 from enova.stack.schedule import (
     Graph,
     schedule_destroyed_components,
@@ -44,7 +51,7 @@ from enova.stack.schedule import (
     schedule_removed,
     schedule_service,
 )
-from enova.stack.settings import Configured, compare_settings
+from enova.stack.settings import POOL, Configured, compare_settings
 
 SCHEMA = 1
 DESTROY_DRAIN_S = 30.0
@@ -89,44 +96,6 @@ class Inputs:
     """By service, the demand its choice answers: under it the lock file keeps the choice."""
 
 
-class Symbol(StrEnum):
-    """What happens to an address."""
-
-    ADD = "+"
-    REMOVE = "-"
-    UPDATE = "~"
-    REPLACE_START_FIRST = "±"
-    REPLACE_STOP_FIRST = "∓"
-    WAIT = "…"
-
-
-MEANING: Mapping[Symbol, str] = {
-    Symbol.ADD: "add",
-    Symbol.REMOVE: "remove",
-    Symbol.UPDATE: "change in place",
-    Symbol.REPLACE_START_FIRST: "replace, starting the new one first",
-    Symbol.REPLACE_STOP_FIRST: "replace, stopping the old one first",
-    Symbol.WAIT: "waits before it is tried again",
-}
-
-
-@dataclass(frozen=True)
-class Change:
-    """One difference with its reason."""
-
-    address: str
-    symbol: Symbol
-    reason: Reason
-    fields: tuple[FieldChange, ...] = ()
-    detail: str = ""
-    instance: str | None = None
-
-    @property
-    def is_count(self) -> bool:
-        """True when the spec's bounds alone add or remove it."""
-        return self.reason is Reason.SPEC_CHANGED and not self.fields
-
-
 @dataclass(frozen=True)
 class Guard:
     """Why this plan must not be applied as it is. It never hides the rest of the plan."""
@@ -144,6 +113,15 @@ class Count:
     wanted: int
     least: int
     most: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """USD per hour of what was last ordered and of what this plan orders; None without a price."""
+
+    before: float | None
+    after: float | None
+    budget: float | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +157,7 @@ class Plan:
     changes: tuple[Change, ...]
     actions: tuple[Action, ...]
     counts: tuple[Count, ...]
+    cost: Cost
     guards: tuple[Guard, ...] = ()
     rollouts: tuple[RolloutNote, ...] = ()
     notes: tuple[str, ...] = ()
@@ -221,159 +200,224 @@ _LIVE_REASONS = frozenset(
 """Reasons that come and go by themselves while a stack runs."""
 
 
-_TAKES = frozenset({Verdict.START, Verdict.REPLACE})
-"""Verdicts that need room in the pool."""
+@dataclass
+class _Draft:
+    """A plan being put together."""
+
+    inputs: Inputs
+    wanted: Stack
+    recorded: Stack
+    graph: Graph
+    room: Room
+    gate: tuple[int, ...] = ()
+    """Actions that Joins and removals wait for: the gateway's."""
+    changes: list[Change] = field(default_factory=list)
+    guards: list[Guard] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    rollouts: list[RolloutNote] = field(default_factory=list)
+    counts: list[Count] = field(default_factory=list)
 
 
 def plan(inputs: Inputs) -> Plan:
     """The plan for ``inputs``. Never raises for what users or the world did: see ``guards``."""
-    stack = _stack(inputs.ask, inputs)
-    recorded = _stack(inputs.recorded, inputs)
     base = _base(inputs)
-    graph = Graph(salt=digest([base, inputs.record.serial]))
-    room = Room.of(_reachable(inputs), _held(inputs.observed))
-    destroyed = inputs.ask is None
-    changes: list[Change] = []
-    guards: list[Guard] = []
-    notes = list(inputs.notes)
-    rollouts: list[RolloutNote] = []
-    counts: list[Count] = []
-
-    gateway = compare_component(
-        addresses.GATEWAY,
-        wanted=stack.gateway,
-        recorded=recorded.gateway,
-        observed=inputs.observed,
-        destroyed=destroyed,
+    draft = _Draft(
+        inputs=inputs,
+        wanted=_stack(inputs.ask, inputs),
+        recorded=_stack(inputs.recorded, inputs),
+        graph=Graph(salt=digest([base, inputs.record.serial])),
+        room=Room.of(_reachable(inputs), _held(inputs.observed)),
+        notes=list(inputs.notes),
     )
-    prometheus = compare_component(
-        addresses.PROMETHEUS,
-        wanted=stack.prometheus,
-        recorded=recorded.prometheus,
-        observed=inputs.observed,
-        destroyed=destroyed,
-    )
-    gate: tuple[int, ...] = ()
-    if not destroyed:
-        gate = schedule_gateway(graph, gateway, stack.gateway)
-        schedule_prometheus(graph, prometheus, stack.prometheus, gate=gate)
-    changes += [c for d in (gateway, prometheus) for c in _component_changes(d)]
-
-    for name in removed_services(stack, inputs.observed):
-        reason = Reason.DESTROYED if destroyed else Reason.REMOVED
-        if recorded.service(name) is None and not destroyed:
-            reason = Reason.ORPHANED
-        gone = compare_removed(name, inputs.observed, reason=reason)
-        room = schedule_removed(
-            graph,
-            name,
-            differences=gone,
-            observed=inputs.observed,
-            after=gate,
-            drain_s=DESTROY_DRAIN_S,
-            room=room,
-        )
-        changes += [_slot_change(difference) for difference in gone]
-        if name in inputs.record.protected:
-            guards.append(_protection(name))
-    for name in inputs.record.protected:
-        if stack.service(name) is None and not any(g.address == name for g in guards):
-            guards.append(_protection(name))
-
-    changes += _settings_changes(inputs, stack, recorded)
-    replace_lost = inputs.ask is not None and inputs.ask.spec.pool.on_lost_host == "replace"
-    compared = {
-        service.name: compare_service(
-            Sides(service, recorded.service(service.name), _choice_moved(service.name, inputs)),
-            inputs.observed,
-            record=inputs.record,
-            intents=inputs.intents,
-            replace_lost=replace_lost,
-        )
-        for service in stack.services
-    }
-    # Those that only give room back come first, so that the others can have it.
-    in_order = sorted(
-        stack.services,
-        key=lambda s: (any(d.verdict in _TAKES for d in compared[s.name]), -s.priority, s.name),
-    )
-    for service in in_order:
-        differences = compared[service.name]
-        scheduled = schedule_service(
-            graph,
-            service,
-            differences=differences,
-            observed=inputs.observed,
-            room=room,
-            gate=gate,
-            deferred=frozenset(inputs.intents.deferred),
-        )
-        room = scheduled.room
-        modes = dict(scheduled.modes)
-        unplaced = set(scheduled.unplaced)
-        changes += [
-            _slot_change(d, modes.get(d.address, ""), waits=inputs.intents.deferred.get(d.address))
-            for d in differences
-            if (d.verdict is not Verdict.KEEP or d.leftovers) and d.address not in unplaced
-        ]
-        wanted = wanted_count(service, inputs.record, inputs.intents)
-        serving = sum(
-            1 for d in differences if d.instance is not None and d.instance.state is State.SERVING
-        )
-        placed = wanted - len(unplaced)
-        if unplaced:
-            message = (
-                f"{service.name}: {wanted} replicas are wanted, the pool has room for {placed}"
-            )
-            if placed < max(service.least, 1) and not inputs.intents.counts:
-                guards.append(Guard(service.name, message))
-            else:
-                notes.append(message)
-        for address in scheduled.blocked:
-            guards.append(
-                Guard(
-                    address,
-                    "the pool has no room to start its replacement first, and "
-                    "rollout.max_unavailable is 0. Set it to 1 to drain the old one first, or add "
-                    "devices to the pool.",
-                )
-            )
-        if modes:
-            rollouts.append(
-                RolloutNote(
-                    service=service.name,
-                    replaced=len(modes),
-                    at_a_time=max(1, service.rollout.surge),
-                    lowest_serving=max(0, serving - scheduled.most_missing),
-                    serving_before=serving,
-                    seconds_each=service.template.start_timeout_s,
-                )
-            )
-        counts.append(Count(service.name, serving, placed, service.least, service.most))
-    if destroyed and (graph.actions or inputs.observed.components or inputs.record.serial):
-        schedule_destroyed_components(graph, (gateway, prometheus), drain_s=DESTROY_DRAIN_S)
+    components = _components(draft)
+    if inputs.ask is not None:
+        draft.gate = schedule_gateway(draft.graph, components[0], draft.wanted.gateway)
+        schedule_prometheus(draft.graph, components[1], draft.wanted.prometheus, gate=draft.gate)
+    draft.changes += [c for d in components for c in component_changes(d)]
+    _add_removed(draft)
+    draft.changes += _settings(draft)
+    _add_services(draft)
+    if inputs.ask is None and (
+        draft.graph.actions or inputs.observed.components or inputs.record.serial
+    ):
+        schedule_destroyed_components(draft.graph, components, drain_s=DESTROY_DRAIN_S)
+    cost = _cost(draft)
     ask = inputs.ask
     return Plan(
         stack=inputs.stack,
         env=inputs.env,
         base=base,
         serial=inputs.record.serial + 1,
-        changes=tuple(sorted(changes, key=lambda c: (_order(c.address), c.symbol.value))),
-        actions=tuple(graph.actions),
-        counts=tuple(sorted(counts, key=lambda c: c.service)),
-        guards=tuple(guards),
-        rollouts=tuple(rollouts),
-        notes=tuple(notes),
+        changes=tuple(sorted(draft.changes, key=lambda c: (order(c.address), c.symbol.value))),
+        actions=tuple(draft.graph.actions),
+        counts=tuple(sorted(draft.counts, key=lambda c: c.service)),
+        cost=cost,
+        guards=tuple(draft.guards),
+        rollouts=tuple(draft.rollouts),
+        notes=tuple(draft.notes),
         emulated=ask is not None and any(choice.emulated for choice in ask.choices.values()),
         target=ask.spec.pool.target if ask else "process",
-        destroys=destroyed,
+        destroys=ask is None,
         next_document=ask.document if ask else None,
         next_choices={name: plain(choice) for name, choice in ask.choices.items()} if ask else {},
-        next_protected=tuple(s.name for s in stack.services if s.protect),
+        next_protected=tuple(s.name for s in draft.wanted.services if s.protect),
         recommendation=inputs.recommendation,
         sources=inputs.sources,
         demands=inputs.demands,
     )
+
+
+def _components(draft: _Draft) -> tuple[ComponentDifference, ComponentDifference]:
+    """The differences of gateway and Prometheus."""
+    inputs = draft.inputs
+    gateway = compare_component(
+        addresses.GATEWAY,
+        wanted=draft.wanted.gateway,
+        recorded=draft.recorded.gateway,
+        observed=inputs.observed,
+        destroyed=inputs.ask is None,
+    )
+    prometheus = compare_component(
+        addresses.PROMETHEUS,
+        wanted=draft.wanted.prometheus,
+        recorded=draft.recorded.prometheus,
+        observed=inputs.observed,
+        destroyed=inputs.ask is None,
+    )
+    return gateway, prometheus
+
+
+def _add_removed(draft: _Draft) -> None:
+    """Services that run and should not be there, and those that are protected from that."""
+    inputs = draft.inputs
+    for name in removed_services(draft.wanted, inputs.observed):
+        reason = Reason.DESTROYED if inputs.ask is None else Reason.REMOVED
+        if draft.recorded.service(name) is None and inputs.ask is not None:
+            reason = Reason.ORPHANED
+        gone = compare_removed(name, inputs.observed, reason=reason)
+        draft.room = schedule_removed(
+            draft.graph,
+            name,
+            differences=gone,
+            observed=inputs.observed,
+            after=draft.gate,
+            drain_s=DESTROY_DRAIN_S,
+            room=draft.room,
+        )
+        draft.changes += [slot_change(difference) for difference in gone]
+    for name in inputs.record.protected:
+        if draft.wanted.service(name) is None:
+            message = "it is protected. Apply a spec with `protect: false` for it first, then "
+            draft.guards.append(Guard(name, message + "remove it."))
+
+
+def _add_services(draft: _Draft) -> None:
+    """The services asked for, those first that only give room back, then by priority."""
+    inputs = draft.inputs
+    replace_lost = inputs.ask is not None and inputs.ask.spec.pool.on_lost_host == "replace"
+    compared = {
+        service.name: compare_service(
+            Sides(
+                service,
+                draft.recorded.service(service.name),
+                _choice_moved(service.name, inputs),
+            ),
+            inputs.observed,
+            record=inputs.record,
+            intents=inputs.intents,
+            replace_lost=replace_lost,
+        )
+        for service in draft.wanted.services
+    }
+
+    def place(service: ServiceResource) -> tuple[bool, int, str]:
+        takes = any(d.verdict in TAKES for d in compared[service.name])
+        return takes, -service.priority, service.name
+
+    for service in sorted(draft.wanted.services, key=place):
+        _add_service(draft, service, compared[service.name])
+
+
+def _add_service(
+    draft: _Draft, service: ServiceResource, differences: tuple[SlotDifference, ...]
+) -> None:
+    inputs = draft.inputs
+    scheduled = schedule_service(
+        draft.graph,
+        service,
+        differences=differences,
+        observed=inputs.observed,
+        room=draft.room,
+        gate=draft.gate,
+        deferred=frozenset(inputs.intents.deferred),
+    )
+    draft.room = scheduled.room
+    modes = dict(scheduled.modes)
+    draft.changes += [
+        slot_change(d, modes.get(d.address, ""), waits=inputs.intents.deferred.get(d.address))
+        for d in differences
+        if (d.verdict is not Verdict.KEEP or d.leftovers) and d.address not in scheduled.unplaced
+    ]
+    serving = sum(
+        1 for d in differences if d.instance is not None and d.instance.state is State.SERVING
+    )
+    wanted = wanted_count(service, inputs.record, inputs.intents)
+    placed = wanted - len(scheduled.unplaced)
+    if placed < wanted:
+        message = f"{service.name}: {wanted} replicas are wanted, the pool has room for {placed}"
+        if placed < max(service.least, 1) and not inputs.intents.counts:
+            draft.guards.append(Guard(service.name, message))
+        else:
+            draft.notes.append(message)
+    draft.guards += [Guard(address, _NO_ROOM) for address in scheduled.blocked]
+    if modes:
+        draft.rollouts.append(
+            RolloutNote(
+                service=service.name,
+                replaced=len(modes),
+                at_a_time=max(1, service.rollout.surge),
+                lowest_serving=max(0, serving - scheduled.most_missing),
+                serving_before=serving,
+                seconds_each=service.template.start_timeout_s,
+            )
+        )
+    draft.counts.append(Count(service.name, serving, placed, service.least, service.most))
+
+
+_NO_ROOM = (
+    "the pool has no room to start its replacement first, and rollout.max_unavailable is 0. Set "
+    "it to 1 to drain the old one first, or add devices to the pool."
+)
+
+
+def _settings(draft: _Draft) -> list[Change]:
+    """What moves nothing that runs: bounds, goals, traffic, pool."""
+    asked, before = draft.inputs.ask, draft.inputs.recorded
+    if asked is None or before is None:
+        return []
+    templates = {service.name: service.template.digest for service in draft.recorded.services}
+    same = {s.name for s in draft.wanted.services if templates.get(s.name) == s.template.digest}
+    differences = compare_settings(
+        Configured(before.spec, before.choices),
+        Configured(asked.spec, asked.choices),
+        same_template=frozenset(same),
+    )
+    return [settings_change(difference) for difference in differences]
+
+
+def _cost(draft: _Draft) -> Cost:
+    """What the stack costs before and after; beyond the budget it may only get cheaper."""
+    inputs = draft.inputs
+    old = inputs.recorded.choices if inputs.recorded is not None else {}
+    new = inputs.ask.choices if inputs.ask is not None else {}
+    before = per_hour(old, inputs.record.counts)
+    after = per_hour(new, {count.service: count.wanted for count in draft.counts})
+    budget = inputs.ask.spec.pool.budget if inputs.ask is not None else None
+    if budget is not None and after is not None and after > max(budget, before or 0.0) + ROUNDING:
+        draft.guards.append(
+            Guard(POOL, f"it would cost {after:.2f} USD/h, pool.budget is {budget:.2f} USD/h")
+        )
+    return Cost(before, after, budget)
 
 
 def next_record(made: Plan, record: Record) -> Record:
@@ -434,80 +478,3 @@ def _choice_moved(service: str, inputs: Inputs) -> bool:
     before = inputs.record.choices.get(service)
     after = inputs.ask.choices.get(service) if inputs.ask else None
     return before is not None and after is not None and plain(before) != plain(after)
-
-
-def _protection(service: str) -> Guard:
-    return Guard(
-        service,
-        "it is protected. Apply a spec with `protect: false` for it first, then remove it.",
-    )
-
-
-def _settings_changes(inputs: Inputs, stack: Stack, recorded: Stack) -> list[Change]:
-    if inputs.ask is None or inputs.recorded is None:
-        return []
-    before = {service.name: service.template.digest for service in recorded.services}
-    same = {s.name for s in stack.services if before.get(s.name) == s.template.digest}
-    return [
-        Change(difference.address, Symbol.UPDATE, difference.reason, difference.fields)
-        for difference in compare_settings(
-            Configured(inputs.recorded.spec, inputs.recorded.choices),
-            Configured(inputs.ask.spec, inputs.ask.choices),
-            same_template=frozenset(same),
-        )
-    ]
-
-
-def _slot_change(
-    difference: SlotDifference, mode: str = "", *, waits: float | None = None
-) -> Change:
-    symbols = {
-        Verdict.START: Symbol.ADD,
-        Verdict.REMOVE: Symbol.REMOVE,
-        Verdict.FINISH: Symbol.UPDATE,
-        Verdict.WEIGH: Symbol.UPDATE,
-        Verdict.KEEP: Symbol.UPDATE,
-        Verdict.REPLACE: Symbol.REPLACE_STOP_FIRST
-        if mode == "stop-first"
-        else Symbol.REPLACE_START_FIRST,
-    }
-    symbol, detail = symbols[difference.verdict], difference.detail
-    if waits is not None and difference.verdict in _TAKES:
-        symbol = Symbol.WAIT
-        detail = f"{detail}; " if detail else ""
-        detail += "it failed repeatedly, back-off holds the next start"
-    return Change(
-        address=difference.address,
-        symbol=symbol,
-        reason=difference.reason or Reason.INTERRUPTED,
-        fields=difference.fields,
-        detail=detail,
-        instance=difference.instance.id if difference.instance else None,
-    )
-
-
-def _component_changes(difference: ComponentDifference) -> list[Change]:
-    symbols = {
-        Verdict.START: Symbol.ADD,
-        Verdict.REMOVE: Symbol.REMOVE,
-        Verdict.REPLACE: Symbol.UPDATE
-        if difference.address == addresses.GATEWAY
-        else Symbol.REPLACE_STOP_FIRST,
-        Verdict.KEEP: Symbol.UPDATE,
-    }
-    if difference.reason is None:
-        return []
-    return [
-        Change(
-            address=difference.address,
-            symbol=symbols[difference.verdict],
-            reason=difference.reason,
-            fields=difference.fields,
-            instance=difference.component.id if difference.component else None,
-        )
-    ]
-
-
-def _order(address: str) -> tuple[int, str, int]:
-    parsed = addresses.parse_replica(address)
-    return (0, parsed[0], parsed[1]) if parsed else (1, address, 0)

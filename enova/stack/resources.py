@@ -118,7 +118,7 @@ class Route:
 
 @dataclass(frozen=True)
 class GatewayResource:
-    """The stack's one gateway. A change of anything here starts a new Envoy beside the old."""
+    """The stack's one gateway. All of it can change while it runs."""
 
     host: str
     port: int

@@ -69,7 +69,7 @@ class Graph:
         undo: tuple[Do, ...] = (),
     ) -> int:
         """Append one action and return its id."""
-        number = len(self.actions)
+        number = len(self.actions) + 1
         self.actions.append(
             Action(
                 id=number,

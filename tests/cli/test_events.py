@@ -12,7 +12,7 @@ import pytest
 from enova.cli.views.events import event_view
 from enova.stack import events
 from enova.stack.actions import Action, StopPrometheus
-from enova.stack.plan import Base, Plan
+from enova.stack.plan import Base, Cost, Plan
 
 PLAN = Plan(
     stack="shop",
@@ -25,6 +25,7 @@ PLAN = Plan(
         for number, address in enumerate(["chat/replica/0", "gateway"])
     ),
     counts=(),
+    cost=Cost(None, None),
 )
 
 STORY: tuple[events.Event, ...] = (

@@ -12,8 +12,9 @@ from enova.effects.outcome import Outcome
 from enova.policy.scaling import Decision
 from enova.services.reconciler.loop import Report
 from enova.stack import events
+from enova.stack.changes import Change, Symbol
 from enova.stack.owners import Reason
-from enova.stack.plan import Base, Change, Plan, Symbol
+from enova.stack.plan import Base, Cost, Plan
 
 START = 1_750_000_000.0
 DONE = Outcome("succeeded", (0,), (), ())
@@ -32,6 +33,7 @@ def planned(report: Report, *changes: Change) -> Report:
         changes=changes,
         actions=(),
         counts=(),
+        cost=Cost(None, None),
     )
     return Report(report.decisions, made, DONE, report.problem)
 

@@ -179,7 +179,7 @@ def test_a_gateway_limit_changes_without_a_failed_request(few: Stack) -> None:
     settle(few)
     before = few.in_rotation(SERVICE)
     try:
-        with few.load(8.0, tokens=FEW.tokens) as load:
+        with few.load(FEW.rate, tokens=FEW.tokens) as load:
             load.more(10)
             with step("apply changes the gateway under load"):
                 spec = few.changed(SERVICE)

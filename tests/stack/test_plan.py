@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from enova.spec.load import load_document
 from enova.stack.compare import Intents
 from enova.stack.observed import Observed, State
 from enova.stack.plan import Ask
@@ -23,14 +24,14 @@ def test_first_apply_starts_everything_and_the_rest_wait_for_the_first_replica()
         ("monitoring/prometheus", "+", "new"),
     ]
     assert lines(made) == [
-        "[-] 0 start-gateway gateway (new) <gateway>",
-        "[0] 1 start-prometheus monitoring/prometheus (new) <monitoring/prometheus>",
-        "[0] 2 start-replica chat/replica/0 (new) <chat/replica/0 comes>",
-        "[2] 3 wait-serving chat/replica/0 (new) <chat/replica/0 comes>",
-        "[3] 4 join chat/replica/0 (new) <chat/replica/0 comes>",
-        "[0,4] 5 start-replica chat/replica/1 (new) <chat/replica/1 comes>",
-        "[5] 6 wait-serving chat/replica/1 (new) <chat/replica/1 comes>",
-        "[6] 7 join chat/replica/1 (new) <chat/replica/1 comes>",
+        "[-] 1 start-gateway gateway (new) <gateway>",
+        "[1] 2 start-prometheus monitoring/prometheus (new) <monitoring/prometheus>",
+        "[1] 3 start-replica chat/replica/0 (new) <chat/replica/0 comes>",
+        "[3] 4 wait-serving chat/replica/0 (new) <chat/replica/0 comes>",
+        "[4] 5 join chat/replica/0 (new) <chat/replica/0 comes>",
+        "[1,5] 6 start-replica chat/replica/1 (new) <chat/replica/1 comes>",
+        "[6] 7 wait-serving chat/replica/1 (new) <chat/replica/1 comes>",
+        "[7] 8 join chat/replica/1 (new) <chat/replica/1 comes>",
     ]
 
 
@@ -54,18 +55,18 @@ def test_changed_spec_replaces_one_after_the_other_starting_first() -> None:
     ]
     steps = [line.split("(")[0].strip() for line in lines(made)]
     assert steps == [
-        "[-] 0 start-replica chat/replica/0",
-        "[0] 1 wait-serving chat/replica/0",
-        "[1] 2 join chat/replica/0",
-        "[2] 3 drain chat/replica/0",
-        "[3] 4 leave chat/replica/0",
-        "[4] 5 stop-replica chat/replica/0",
-        "[5] 6 start-replica chat/replica/1",
-        "[6] 7 wait-serving chat/replica/1",
-        "[7] 8 join chat/replica/1",
-        "[8] 9 drain chat/replica/1",
-        "[9] 10 leave chat/replica/1",
-        "[10] 11 stop-replica chat/replica/1",
+        "[-] 1 start-replica chat/replica/0",
+        "[1] 2 wait-serving chat/replica/0",
+        "[2] 3 join chat/replica/0",
+        "[3] 4 drain chat/replica/0",
+        "[4] 5 leave chat/replica/0",
+        "[5] 6 stop-replica chat/replica/0",
+        "[6] 7 start-replica chat/replica/1",
+        "[7] 8 wait-serving chat/replica/1",
+        "[8] 9 join chat/replica/1",
+        "[9] 10 drain chat/replica/1",
+        "[10] 11 leave chat/replica/1",
+        "[11] 12 stop-replica chat/replica/1",
     ]
     assert made.rollouts[0].lowest_serving == 2
 
@@ -243,3 +244,16 @@ def test_a_lost_host_is_waited_for_unless_the_pool_says_replace() -> None:
     (lost,) = running(ask, 0, state=State.UNKNOWN)
     made = planned(ask, world(ask, lost), record=recorded(ask, chat=1), before=ask)
     assert made.is_empty
+
+
+def test_more_than_the_budget_is_refused_and_less_never_is() -> None:
+    def at(count: int) -> Ask:
+        ask = asked(replicas=count)
+        spec = load_document({**ask.document, "pool": {"budget": "10 USD/h"}})
+        choice = replace(ask.choices["chat"], usd_per_hour=3.0 * count)
+        return Ask(spec, ask.document, {"chat": choice})
+
+    made = planned(at(4), Observed())
+    assert [guard.address for guard in made.guards] == ["pool"]
+    assert (made.cost.before, made.cost.after, made.cost.budget) == (0.0, 12.0, 10.0)
+    assert not planned(at(3), Observed()).guards

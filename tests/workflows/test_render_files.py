@@ -15,6 +15,7 @@ from enova.capacity.inventory import from_plain
 from enova.effects import gateway
 from enova.effects.clock import ManualClock
 from enova.effects.drivers.fake import World
+from enova.stack.render.envoy_secrets import render_api_keys
 from enova.stack.render.unit import ReconcileUnit, quoted, render_unit
 from enova.workflows.destroy import plan_destroy
 from enova.workflows.loading import Source
@@ -79,8 +80,11 @@ def test_what_is_there(files: dict[str, str]) -> None:
         "engines/drill.sh",
         "enova-shop.service",
         "gateway/bootstrap.json",
+        "gateway/clusters.json",
+        "gateway/listeners.json",
         "gateway/members/chat.json",
         "gateway/members/drill.json",
+        "gateway/routes.json",
         "plan.json",
         "prometheus/prometheus.yml",
     ]
@@ -154,15 +158,29 @@ def test_a_plan_to_destroy_uses_no_files(tmp_path: Path, surroundings: Surroundi
 
 
 @pytest.mark.real
-def test_envoy_accepts_the_bootstrap(files: dict[str, str], envoy_binary: Path) -> None:
+def test_envoy_accepts_the_files(files: dict[str, str], envoy_binary: Path) -> None:
     bootstrap = json.loads(files["gateway/bootstrap.json"])
+    clusters, listeners, routes = (
+        json.loads(files[f"gateway/{name}.json"])["resources"]
+        for name in ("clusters", "listeners", "routes")
+    )
+    source = bootstrap.pop("dynamic_resources")["cds_config"]["path_config_source"]
+    folder = Path(source["path"]).parent
+    # In one document, because Envoy's check does not read further files.
+    manager = listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
+    assert manager.pop("rds")["config_source"]["path_config_source"]["path"] == str(
+        folder / "routes.json"
+    )
+    (manager["route_config"],) = routes
+    del manager["route_config"]["@type"]
+    for resource in (*clusters, *listeners):
+        del resource["@type"]
+    bootstrap["static_resources"] = {"clusters": clusters, "listeners": listeners}
     members = Path(bootstrap_members(bootstrap))
     members.mkdir(parents=True)
     for name in ("chat", "drill"):
         (members / f"{name}.json").write_text(files[f"gateway/members/{name}.json"])
-    keys = members.parent.parent / "components" / "gateway"
-    keys.mkdir(parents=True)
-    gateway.write_api_keys(keys / "keys.json", {})
+    gateway.write_files(folder, {"keys.json": render_api_keys({})})
     assert gateway.validate(bootstrap, envoy_binary) == []
 
 

@@ -170,7 +170,8 @@ def _verdict(
         figure = result.at.figure(goal.metric, goal.percentile)
         reason = (
             f"{goal.metric} p{goal.percentile} is {format_duration(figure.value)} "
-            f"(up to {format_duration(figure.high)}) without load, the goal is {format_duration(goal.limit_s)}"
+            f"(up to {format_duration(figure.high)}) without load, "
+            f"the goal is {format_duration(goal.limit_s)}"
         )
         return Rejection(candidate.label, "goal", reason, candidate)
     peak = demand.workload.peak_per_s

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from enova.cli.views.plan_text import field_text, nothing, plan_lines, summary
-from enova.stack.plan import MEANING, Plan, Symbol
+from enova.stack.changes import MEANING, Symbol
+from enova.stack.plan import Plan
 
 
 def plan_markdown(plan: Plan) -> str:

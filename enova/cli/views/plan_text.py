@@ -11,8 +11,9 @@ from collections.abc import Iterable
 
 from enova.cli.views.line import Line, columns
 from enova.cli.views.recommendation import recommendation_lines
+from enova.stack.changes import MEANING, Change, Symbol
 from enova.stack.compare import FieldChange
-from enova.stack.plan import MEANING, Change, Plan, Symbol
+from enova.stack.plan import Plan
 
 COLOURS = {
     Symbol.ADD: "green",
@@ -63,7 +64,14 @@ def summary(plan: Plan) -> str:
     ]
     if counted[Symbol.WAIT]:
         parts.append(f"{counted[Symbol.WAIT]} waiting")
-    return ", ".join(parts) + "."
+    return ", ".join(parts) + "." + _cost(plan)
+
+
+def _cost(plan: Plan) -> str:
+    """What an hour costs now and then, when every running service has a price."""
+    if plan.cost.before is None or plan.cost.after is None:
+        return ""
+    return f"  {plan.cost.before:.2f} -> {plan.cost.after:.2f} USD/h"
 
 
 def _title(plan: Plan) -> str:

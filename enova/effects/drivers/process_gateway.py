@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import cast
 
 from enova.base.address import GATEWAY
@@ -30,6 +32,7 @@ from enova.stack.render.envoy_secrets import (
     render_api_keys,
     render_certificate,
 )
+from enova.stack.render.envoy_settings import GatewaySettings
 from enova.stack.render.gateway_settings import GatewayPlaces, settings_of
 from enova.stack.resources import GatewayResource
 
@@ -208,7 +211,6 @@ class Gateways:
         named = [(key.name, key.secret) for key in resource.keys]
         values = self._ground.secrets(named, action.address)
         self._write_missing_members(resource)
-        script = template_text("gateway.lua")
         admin_port = meta.more.get("admin_port")
         places = GatewayPlaces(
             config_dir=str(folder.path),
@@ -223,7 +225,7 @@ class Gateways:
         )
         try:
             settings = settings_of(resource, stack=self._ground.stack, places=places)
-            files = render_files(settings, script)
+            files = render_files(settings, template_text("gateway.lua"))
             if values:
                 keys = {name: Secret(value) for name, value in values.items()}
                 files[KEYS_FILE] = render_api_keys(keys)
@@ -231,13 +233,34 @@ class Gateways:
             raise ActionFailed(action.address, _step(action), str(error)) from error
         if settings.tls is not None:
             files[CERTIFICATE_FILE] = render_certificate(settings.tls)
+        self._check(folder, action, settings, files)
+        return files
+
+    def _check(
+        self,
+        folder: Folder,
+        action: Action,
+        settings: GatewaySettings,
+        files: Mapping[str, Mapping[str, object]],
+    ) -> None:
+        """Raise ActionFailed when Envoy finds something wrong. Nothing that runs sees the files."""
         envoy = self._ground.programs.envoy
-        problems = (
-            gateway.validate(render_bootstrap(settings, script), envoy) if envoy is not None else []
-        )
+        if envoy is None:
+            return
+        with tempfile.TemporaryDirectory(dir=folder.path, prefix="check-") as name:
+            private = Path(name)
+            secret = {file: files[file] for file in (KEYS_FILE, CERTIFICATE_FILE) if file in files}
+            gateway.write_files(private, secret)
+            there = replace(
+                settings,
+                keys_path=str(private / KEYS_FILE) if settings.keys_path else None,
+                tls_path=str(private / CERTIFICATE_FILE) if settings.tls_path else None,
+            )
+            problems = gateway.validate(
+                render_bootstrap(there, template_text("gateway.lua")), envoy
+            )
         if problems:
             raise ActionFailed(action.address, _step(action), problems[-1], problems)
-        return files
 
     def _check_port(
         self, action: Action, resource: GatewayResource, own: Meta | None = None

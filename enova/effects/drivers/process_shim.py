@@ -28,8 +28,9 @@ LOCK = "lock"
 BUSY = 75
 """Exit code when another shim already owns the folder."""
 
-_LAST_BYTES = 32 * 1024
-_LAST_LINES = 60
+# An engine's reason stands above the tracebacks of every process that failed because of it.
+_LAST_BYTES = 64 * 1024
+_LAST_LINES = 400
 _HELD_BYTES = 64 * 1024
 _LEFTOVER_S = 5.0
 _LOCK_TRIES = 25

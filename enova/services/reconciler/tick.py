@@ -16,6 +16,8 @@ from enova.policy import healing, scaling
 from enova.policy.signals import Signals
 from enova.spec.model import Service
 from enova.stack.compare import Intents
+from enova.stack.cost import affordable
+from enova.stack.desired import MOST_REPLICAS
 from enova.stack.observed import Instance, Observed, State
 from enova.stack.plan import Ask, Inputs, Plan, plan
 from enova.stack.record import Record
@@ -63,15 +65,25 @@ def tick(seen: Seen, memory: Memory) -> Tick:
     reasons: dict[str, str] = {}
     decisions: dict[str, scaling.Decision] = {}
     scaled: dict[str, scaling.Memory] = {}
-    for name, service in sorted(seen.applied.spec.services.items()):
-        choice = seen.applied.choices[name]
-        current = seen.record.counts.get(name, choice.replicas)
+    choices = seen.applied.choices
+    ordered = {
+        name: seen.record.counts.get(name, choice.replicas) for name, choice in choices.items()
+    }
+    services = seen.applied.spec.services
+    for name in sorted(services, key=lambda n: (-services[n].priority, n)):
+        service, current = services[name], ordered[name]
+        affords = affordable(
+            name,
+            choices=choices,
+            counts={**ordered, **counts},
+            budget=seen.applied.spec.pool.budget,
+        )
         instances = seen.observed.of_service(name)
         decision, scaled[name] = scaling.decide(
             memory.scaling.get(name, scaling.Memory()),
             seen.signals.get(name) or Signals(at_s=seen.now, window_s=0.0),
             table=seen.tables[name],
-            bounds=_bounds(service, instances),
+            bounds=_bounds(service, instances, affords=affords),
             supply=_supply(instances),
             current=current,
             now=seen.now,
@@ -102,9 +114,14 @@ def tick(seen: Seen, memory: Memory) -> Tick:
     return Tick(made, decisions, Memory(scaled, healed, unhealthy))
 
 
-def _bounds(service: Service, instances: tuple[Instance, ...]) -> scaling.Bounds:
+def _bounds(
+    service: Service, instances: tuple[Instance, ...], *, affords: int | None
+) -> scaling.Bounds:
+    """What the spec and the budget allow; the budget never takes away the spec's least."""
     scale = service.scale
-    most = scale.max if scale.max is not None else max(64, len(instances))
+    most = scale.max if scale.max is not None else max(MOST_REPLICAS, len(instances))
+    if affords is not None:
+        most = min(most, max(affords, scale.min, 1))
     return scaling.Bounds(
         least=scale.min,
         most=most,

@@ -86,7 +86,7 @@ def test_everything_on_one_port_changes_under_load(
     assert set(fresh.results) == {"200"}
     assert set(kept.results) == {"200"}
     updates = gateway.counter("listener_manager.listener_in_place_updated")
-    assert updates == gateway.counter("listener_manager.listener_modified") == 6
+    assert updates == gateway.counter("listener_manager.listener_modified") == 7
     gateway.change(rate_limit=RateLimit(0.01, 1))
     assert [gateway.post().status_code for _ in range(3)] == [200, 429, 429]
 

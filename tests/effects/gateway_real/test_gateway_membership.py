@@ -62,10 +62,10 @@ def test_replicas_with_fewer_open_requests_are_preferred(
 
 
 def test_a_new_replica_may_start_slowly(start: Start, backends: list[Backend]) -> None:
-    window_s = 4.0
+    window_s = 2.0
     gateway = start(GatewayService("chat", ("tiny",), slow_start_s=window_s))
     gateway.serve("chat", backends[0].member(), backends[1].member())
-    grown_up = time.monotonic() + window_s + 0.5
+    grown_up = time.monotonic() + window_s + 0.3
     until(lambda: time.monotonic() > grown_up)
     gateway.serve("chat", *(engine.member() for engine in backends))
     with httpx.Client(timeout=30) as client:
@@ -80,7 +80,7 @@ def test_a_draining_member_finishes_its_streams_and_gets_nothing_new(
 ) -> None:
     gateway = start()
     gateway.serve("chat", backends[0].member())
-    stream = Stream(gateway, chunks=30, gap_s=0.1)
+    stream = Stream(gateway, chunks=15, gap_s=0.1)
     drains = backends[0].member(state="draining")
     with Load(gateway, clients=2) as load:
         gateway.serve("chat", drains, backends[1].member())
@@ -97,7 +97,7 @@ def test_a_draining_member_finishes_its_streams_and_gets_nothing_new(
         assert backends[0].requests() == before
         assert gateway.admin.wait_idle("chat", drains.instance_id, deadline_s=30)
         assert backends[0].seen()["open"] == 0
-        assert "chat-replica-0 29" in stream.rest()
+        assert "chat-replica-0 14" in stream.rest()
         gateway.serve("chat", backends[1].member())
     assert set(load.results) == {"200"}
     assert read_members(gateway.members, "chat") == (backends[1].member(),)
@@ -117,7 +117,7 @@ def test_when_all_members_drain_new_requests_are_refused_and_open_ones_finish(
     gateway = start()
     members = [engine.member() for engine in backends[:2]]
     gateway.serve("chat", *members)
-    streams = [Stream(gateway, chunks=15, gap_s=0.1) for _ in range(2)]
+    streams = [Stream(gateway, chunks=10, gap_s=0.1) for _ in range(2)]
     gateway.serve("chat", *(engine.member(state="draining") for engine in backends[:2]))
     for _ in range(20):
         answer = gateway.post()

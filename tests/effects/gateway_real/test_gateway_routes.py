@@ -12,6 +12,7 @@ import httpx
 import pytest
 from gateway_world import LUA, Backend, Start, free_port, lines, until, write_keys
 
+from enova.effects.access_log import read_new
 from enova.effects.gateway import envoy_binary, validate, write_document
 from enova.stack.render.envoy import render_bootstrap
 from enova.stack.render.envoy_secrets import render_certificate
@@ -48,6 +49,9 @@ BODIES = [
     ('{"model": ""}', 400),
     (r'{"model": "a\nb"}', 400),
     (r'{"model": "\ud83d"}', 400),
+    (r'{"model": "\udc00"}', 400),
+    (r'{"model": "\u0000tiny"}', 400),
+    (r'{"m\u006fdel": "nope", "\u006d\u006f\u0064\u0065\u006c": "tiny"}', 200),
     (r'{"model": "\q"}', 400),
     ('{"model": "' + "m" * 257 + '"}', 400),
     ("{}", 400),
@@ -272,9 +276,9 @@ def test_rates_per_key_hold_over_time(start: Start, backends: list[Backend], fol
     print(f"passed in {passed['sk-free'][-1]:.2f} s: {counts}, refused: {refused}")
     for key, rate in (("sk-5", 5), ("sk-50", 50)):
         # The burst, then the rate for as long as somebody asked; one more is a matter of rounding.
+        most = rate + rate * (passed[key][-1] - passed[key][0])
         assert refused[key] > 0
-        assert counts[key] <= rate + rate * passed[key][-1] + 1
-        assert counts[key] >= rate + rate * passed[key][-1] - 2
+        assert 0.9 * most <= counts[key] <= most + 1
     assert refused["sk-free"] == 0
 
 
@@ -354,20 +358,34 @@ def test_envoy_says_what_is_wrong_with_a_bootstrap(start: Start) -> None:
     assert any("script load error" in problem for problem in problems)
 
 
-def test_the_time_to_read_a_body_full_of_brackets_stays_small(
-    start: Start, backends: list[Backend]
-) -> None:
-    """Linear in the body: the time is printed, only the answer is asserted."""
-    gateway = start(CHAT)
+def test_the_time_to_read_a_hostile_body_stays_small(start: Start, backends: list[Backend]) -> None:
+    """Linear in the body, without copies: the time is printed, only the answers are asserted."""
+    gateway = start(GatewayService("chat", ("tiny",), routing="prefix"))
     gateway.serve("chat", backends[0].member())
-    for name, filler in (
-        ("brackets", "[" * 3_000_000 + "]" * 3_000_000),
-        ("quotes", '"' + '\\"' * 3_000_000 + '"'),
-        ("backslashes", '"' + "\\\\" * 3_000_000 + '"'),
-        ("tokens", "[" + "12345, " * 900_000 + "1]"),
+    role = '[{"role": "' + "\\n" * 3_000_000 + '"}]'
+    for name, body, status in (
+        ("brackets", '{"prompt": ' + "[" * 3_000_000 + "]" * 3_000_000 + ', "model": "nope"}', 404),
+        ("quotes", '{"prompt": "' + '\\"' * 3_000_000 + '", "model": "nope"}', 404),
+        ("backslashes", '{"prompt": "' + "\\\\" * 3_000_000 + '", "model": "nope"}', 404),
+        ("tokens", '{"prompt": [' + "12345, " * 900_000 + '1], "model": "nope"}', 404),
+        ("keys", "{" + '"mode": 1, ' * 600_000 + '"model": "nope"}', 404),
+        ("a role of escapes", '{"messages": ' + role + ', "model": "nope"}', 404),
+        ("a name of escapes", '{"model": "' + "\\n" * 3_000_000 + '"}', 400),
+        ("a string without end", '{"model": "nope", "prompt": "' + "\\" * 6_000_000, 400),
     ):
-        body = '{"prompt": ' + filler + ', "model": "nope"}'
         before = time.perf_counter()
         answer = httpx.post(gateway.url + "/v1/completions", content=body.encode(), timeout=60)
         print(f"{name}: {len(body)} bytes in {time.perf_counter() - before:.3f} s")
-        assert answer.status_code == 404
+        assert answer.status_code == status, name
+
+
+def test_a_name_that_is_no_text_is_nobody_and_spoils_no_log(
+    start: Start, backends: list[Backend]
+) -> None:
+    gateway = start(CHAT)
+    for name in (b"\xff\xfe", b"caf\xe9", b"a{{b}}%REQ(authorization)%"):
+        content = b'{"model": "' + name + b'"}'
+        answer = httpx.post(gateway.url + "/v1/completions", content=content, timeout=30)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    until(lambda: len(read_new(gateway.log)[0]) == 3)
+    assert read_new(gateway.log)[0][2].model == "a{{b}}%REQ(authorization)%"

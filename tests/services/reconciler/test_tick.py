@@ -9,6 +9,7 @@ from enova.policy.scaling import CapacityTable
 from enova.policy.signals import ReplicaSignals, Signals
 from enova.services.reconciler.memory import memory_from_plain, memory_to_plain
 from enova.services.reconciler.tick import Memory, Seen, Tick, tick
+from enova.spec.load import load_document
 from enova.stack.observed import Instance, State
 from enova.stack.plan import Ask
 from tests.property.worlds import pool
@@ -150,3 +151,12 @@ def test_no_room_in_the_pool_is_a_note_and_not_an_endless_wish() -> None:
     assert [c[0] for c in reasons(result.plan)] == ["chat/replica/2"]
     assert "room for 3" in result.plan.notes[0]
     assert result.plan.counts[0].wanted == 3
+
+
+def test_the_budget_bounds_scaling() -> None:
+    ask = asked()
+    choice = replace(ask.choices["chat"], usd_per_hour=6.0)
+    spec = load_document({**ask.document, "pool": {"budget": "10 USD/h"}})
+    priced = Ask(spec, ask.document, {"chat": choice})
+    result = tick(seen(priced, *running(ask, 0, 1), rate=100.0, count=2), Memory())
+    assert result.decisions["chat"].replicas == 3, "three replicas cost 9 USD/h, four 12"

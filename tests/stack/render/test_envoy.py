@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from enova.base.secret import Secret
+from enova.base.secret import Secret, SecretRef
 from enova.stack.render.envoy import (
     BOOTSTRAP,
     CLUSTERS,
@@ -25,6 +25,8 @@ from enova.stack.render.envoy_settings import (
     Routing,
     Tls,
 )
+from enova.stack.render.gateway_settings import GatewayPlaces, settings_of
+from enova.stack.resources import GatewayResource, KeyReference, Route
 
 CHAT = GatewayService("chat", ("tiny", "org/tiny"))
 CODE = GatewayService("code", ("coder",), routing="prefix")
@@ -45,7 +47,7 @@ def everything() -> GatewaySettings:
         metrics_port=9200,
         keys_path="/s/keys/keys.json",
         rate_limit=RateLimit(100, 200),
-        rate_limit_per_key=RateLimit(2.5, 5),
+        key_rates=(("bob", RateLimit(2.5, 5)), ("alice", RateLimit(50, 50))),
         tls=Tls("/t/cert.pem", "/t/key.pem"),
         tls_path="/s/tls.json",
         otlp_endpoint=("127.0.0.1", 4318),
@@ -109,9 +111,43 @@ def test_a_change_touches_only_its_files() -> None:
     assert changed(replace(SETTINGS, max_heap_bytes=1)) == {BOOTSTRAP}
 
 
-def test_the_live_form_needs_a_directory() -> None:
-    with pytest.raises(ValueError, match="directory"):
-        render_files(replace(SETTINGS, config_dir=None), LUA)
+def test_settings_of_a_listener_change_its_filter_chain_alone() -> None:
+    """Anything else in it would have Envoy replace the listener."""
+
+    def rest(settings: GatewaySettings) -> list[dict[str, object]]:
+        listeners: Any = render_files(settings, LUA)[LISTENERS]["resources"]
+        return [{k: v for k, v in one.items() if k != "filter_chains"} for one in listeners]
+
+    assert rest(everything()) == rest(replace(SETTINGS, metrics_port=9200))
+    assert rest(replace(SETTINGS, port=9300)) != rest(SETTINGS)
+
+
+def test_an_address_that_a_wider_one_covers_may_keep_its_listener() -> None:
+    wide = replace(SETTINGS, listen_host="0.0.0.0", kept_hosts=("127.0.0.2", "127.0.0.1"))
+    listeners: Any = render_files(wide, LUA)[LISTENERS]["resources"]
+    assert [one["name"] for one in listeners] == [
+        "gateway-0.0.0.0-9199",
+        "gateway-127.0.0.1-9199",
+        "gateway-127.0.0.2-9199",
+    ]
+    assert len({json.dumps(one["filter_chains"]) for one in listeners}) == 1
+
+
+def test_each_key_has_the_rate_of_its_own() -> None:
+    resource = GatewayResource(
+        "127.0.0.1",
+        9199,
+        "least-request",
+        (Route("chat", "tiny"),),
+        keys=tuple(
+            KeyReference(name, SecretRef(env="X"), rate)
+            for name, rate in (("alice", 0.5), ("bob", None), ("carol", 50.0))
+        ),
+    )
+    places = GatewayPlaces("/s", "/s/m", "/s/log", "/s/keys.json", "/s/cert.json", None, "/s/a")
+    settings = settings_of(resource, stack="demo", places=places)
+    assert settings.key_rates == (("alice", RateLimit(0.5, 1)), ("carol", RateLimit(50.0, 50)))
+    assert settings.rate_limit is None
 
 
 def test_the_parts_that_are_off_leave_no_trace() -> None:
@@ -151,7 +187,7 @@ def test_long_streams_have_no_time_limit() -> None:
         ({"services": (CHAT, CHAT)}, "same name"),
         ({"services": (CHAT, replace(CODE, models=("tiny",)))}, "same model name: tiny"),
         ({"tls_path": "/x"}, "TLS"),
-        ({"rate_limit_per_key": RateLimit(1, 1)}, "needs API keys"),
+        ({"key_rates": (("bob", RateLimit(1, 1)),)}, "needs API keys"),
         ({"admin_path": None, "admin_port": 9, "keys_path": "/k"}, "need the admin socket"),
     ],
 )
