@@ -11,6 +11,7 @@ from enova.stack.compare import Intents
 from enova.stack.observed import Observed, State
 from enova.stack.plan import Ask
 from enova.stack.record import Record
+from enova.stack.schedule import HUNG_GRACE_S
 from tests.property.worlds import pool
 from tests.stack.worlds import asked, lines, planned, reasons, recorded, running, world
 
@@ -182,6 +183,24 @@ def test_scaling_down_takes_the_replica_that_does_not_answer() -> None:
         intents=Intents(counts={"chat": 1}),
     )
     assert [c.address for c in made.changes] == ["chat/replica/0"]
+
+
+def test_a_replica_that_does_no_work_is_not_drained_for_long() -> None:
+    ask = asked()
+    sick = replace(running(ask, 0)[0], state=State.UNHEALTHY)
+    made = planned(
+        ask,
+        world(ask, sick, *running(ask, 1)),
+        record=recorded(ask),
+        before=ask,
+        intents=Intents(replace={sick.id: "it has not answered for 30 s"}),
+    )
+    assert [a.do.kind for a in made.actions] == [
+        *("start-replica", "wait-serving", "join"),
+        *("drain", "leave", "stop-replica"),
+    ]
+    drain, stop = made.actions[3].do, made.actions[5].do
+    assert (drain.timeout_s, stop.grace_s) == (0.0, HUNG_GRACE_S)
 
 
 def test_back_off_shows_the_slot_and_starts_nothing() -> None:

@@ -93,8 +93,11 @@ class Gateways:
         folder, wanted = self._folder(do.component), do.gateway
         before = folder.meta()
         if before is None or not self.runs(folder):
-            raise ActionFailed(action.address, do.kind, f"{do.component} does not run")
-        self._await_ready(folder, before, action)
+            raise ActionFailed(action.address, _step(action), f"{do.component} does not run")
+        admin = admin_of(folder, before)
+        if not admin.wait_ready(READY_S):
+            late = f"{do.component} does not answer within {READY_S:.0f} s"
+            raise ActionFailed(action.address, _step(action), late)
         if (before.host, before.port) != (wanted.host, wanted.port):
             self._check_port(action, wanted, own=before)
         after = replace(
@@ -109,7 +112,7 @@ class Gateways:
         files = self._files(folder, action, wanted, after)
         progress("changing")
         try:
-            gateway_change.apply_files(folder.path, files, admin_of(folder, before))
+            gateway_change.apply_files(folder.path, files, admin)
         except ActionFailed as error:
             raise ActionFailed(
                 action.address, _step(action), error.reason, error.log_tail
@@ -271,7 +274,8 @@ class Gateways:
         if not ports.is_free(0, host=resource.host):
             reason = f"{resource.host} is not an address of this machine"
             raise ActionFailed(action.address, _step(action), reason)
-        if own is not None and own.port == resource.port:
+        # It may listen there already, when a change was cut short.
+        if own is not None and resource.port not in own.more.values():
             ours = {
                 process.pid
                 for folder, _ in self.live()

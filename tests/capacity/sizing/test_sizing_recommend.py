@@ -258,6 +258,15 @@ def test_a_small_model_runs_on_a_processor() -> None:
         recommend(replace(asked, pinned={"cores": 8}), LAPTOP)
 
 
+def test_where_only_a_size_that_fits_once_is_quick_enough_more_cores_are_offered() -> None:
+    work = Workload(5, 5, Lengths.fit(mean=32), Lengths.fixed(16))
+    goals = (Goal("e2e", 95, 0.25),)
+    asked = demand(shape=TINY, model="./tiny", workload=work, goals=goals, least=2)
+    with pytest.raises(Infeasible, match="number of replicas binds: cpu x4") as error:
+        recommend(asked, LAPTOP)
+    assert "set scale.min to 1" in error.value.ways_out
+
+
 def test_a_measured_law_wins_over_the_data_sheet() -> None:
     work = Workload(5, 5, Lengths.fit(mean=32), Lengths.fixed(16))
     law = LinearStepTime(0.004, 5e-5, 2e-4, 1e-7)

@@ -30,6 +30,9 @@ from enova.stack.render.envoy_members import Member
 from enova.stack.render.envoy_secrets import KEYS_FILE, render_api_keys
 from enova.stack.render.envoy_settings import GatewayService, GatewaySettings
 
+OFTEN = GatewayService("chat", ("tiny",), health_interval_s=0.2)
+"""Looks at its replicas more often than usual, so that a test need not wait."""
+
 LUA = (Path(__file__).parents[3] / "templates" / "gateway.lua").read_text()
 
 

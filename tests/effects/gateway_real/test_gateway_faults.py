@@ -7,15 +7,13 @@ import time
 
 import httpx
 import pytest
-from gateway_world import Backend, Load, Start, Stream, lines, until
+from gateway_world import OFTEN, Backend, Load, Start, Stream, lines, until
 
 from enova.stack.render.envoy_settings import GatewayService
 
 pytestmark = pytest.mark.real
 
 RETRIES = GatewayService("chat", ("tiny",)).retries
-OFTEN = GatewayService("chat", ("tiny",), health_interval_s=0.2)
-"""Looks at its replicas more often than usual, so that a test need not wait."""
 
 
 def test_a_killed_replica_costs_no_request_that_is_not_streamed(
@@ -161,10 +159,10 @@ def test_attempts_are_bounded_when_all_replicas_fail(start: Start, backends: lis
     for engine in backends:
         engine.control(fail=503)
     gateway.serve("chat", *(engine.member() for engine in backends))
-    for _ in range(5):
+    for _ in range(3):
         answer = gateway.post()
         assert (answer.status_code, list(answer.json())) == (503, ["error"])
-    assert sum(engine.requests() for engine in backends) <= 5 * (1 + RETRIES)
+    assert sum(engine.requests() for engine in backends) <= 3 * (1 + RETRIES)
 
 
 def test_a_client_that_leaves_frees_the_replica(start: Start, backends: list[Backend]) -> None:

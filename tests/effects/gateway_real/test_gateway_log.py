@@ -57,7 +57,7 @@ def test_a_rotation_under_load_loses_and_doubles_nothing(
     position = START
     rotations = 0
     with Load(gateway, clients=4, keep_alive=True) as load:
-        for _ in range(60):
+        for _ in range(40):
             load.more(20)
             rotations += rotate(gateway.log, [gateway.admin.reopen_logs], max_bytes=20_000, keep=3)
             records, position = read_new(gateway.log, position)

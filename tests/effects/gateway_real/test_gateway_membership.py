@@ -7,7 +7,7 @@ import time
 
 import httpx
 import pytest
-from gateway_world import Backend, Load, Start, Stream, until
+from gateway_world import OFTEN, Backend, Load, Start, Stream, until
 
 from enova.effects.gateway import read_members
 from enova.effects.gateway_admin import GatewayAdmin
@@ -117,7 +117,7 @@ def test_when_all_members_drain_new_requests_are_refused_and_open_ones_finish(
     gateway = start()
     members = [engine.member() for engine in backends[:2]]
     gateway.serve("chat", *members)
-    streams = [Stream(gateway, chunks=10, gap_s=0.1) for _ in range(2)]
+    streams = [Stream(gateway, chunks=6, gap_s=0.1) for _ in range(2)]
     gateway.serve("chat", *(engine.member(state="draining") for engine in backends[:2]))
     for _ in range(20):
         answer = gateway.post()
@@ -133,16 +133,16 @@ def test_when_all_members_drain_new_requests_are_refused_and_open_ones_finish(
 def test_a_removed_member_finishes_its_streams(start: Start, backends: list[Backend]) -> None:
     gateway = start()
     gateway.serve("chat", backends[0].member())
-    stream = Stream(gateway, chunks=10, gap_s=0.1)
+    stream = Stream(gateway, chunks=5, gap_s=0.1)
     gateway.serve("chat", backends[1].member())
-    assert "chat-replica-0 9" in stream.rest()
+    assert "chat-replica-0 4" in stream.rest()
     assert gateway.post().json()["from"] == "chat-replica-1"
 
 
 def test_the_lower_priority_is_used_only_when_the_higher_is_gone(
     start: Start, backends: list[Backend]
 ) -> None:
-    gateway = start()
+    gateway = start(OFTEN)
     spare = backends[2].member(priority=1)
     gateway.serve("chat", backends[0].member(), backends[1].member(), spare)
     backends[0].control(health=503)
@@ -177,7 +177,7 @@ def test_membership_survives_a_kill_of_the_gateway(start: Start, backends: list[
 
 def test_a_new_member_waits_for_its_health_check(start: Start, backends: list[Backend]) -> None:
     backends[1].control(health=503)
-    gateway = start()
+    gateway = start(OFTEN)
     gateway.serve("chat", backends[0].member(), backends[1].member(), healthy=False)
     for _ in range(30):
         assert gateway.post().json()["from"] == "chat-replica-0"
