@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -332,6 +333,19 @@ class Stack:
                 if process.environ().get("ENOVA_OWNER") == str(self.state):
                     found.append(process)
         return found
+
+    def shared_memory(self) -> set[Path]:
+        """What the stack's processes have mapped of shared memory that has a name."""
+        found = set()
+        for process in self.processes():
+            with contextlib.suppress(psutil.Error, OSError):
+                group = os.getpgid(process.pid)
+                for member in psutil.process_iter():
+                    with contextlib.suppress(psutil.Error, OSError):
+                        if os.getpgid(member.pid) == group:
+                            maps = Path(f"/proc/{member.pid}/maps").read_text()
+                            found |= set(re.findall(r"/dev/shm/[^\s]+", maps))
+        return {Path(name) for name in found}
 
     # Afterwards
 

@@ -327,9 +327,11 @@ def _tampered(folder: Folder, meta: Meta) -> tuple[str, ...]:
         found.append("the note of what it was started with was changed")
     if served is None or process is None:
         return tuple(found)
-    if served.get("command_line") != list(process_table.command_line(process.pid)):
+    command_line = process_table.command_line(process.pid)
+    if not command_line:
+        return tuple(found)  # it is ending in this moment: that is no change of anybody
+    if served.get("command_line") != list(command_line):
         found.append("the command line is not the one it was started with")
     if served.get("cores") != sorted(process_table.affinity(process.pid)):
         found.append("it runs on other cores than it was given")
-    # One that ended while it was looked at has no command line: that is no change of anybody.
     return tuple(found) if process.alive() else ()

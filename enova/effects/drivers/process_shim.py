@@ -33,6 +33,7 @@ _LAST_BYTES = 64 * 1024
 _LAST_LINES = 400
 _HELD_BYTES = 64 * 1024
 _LEFTOVER_S = 5.0
+_TRACKER_S = 2.0
 _LOCK_TRIES = 25
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -199,9 +200,7 @@ class _Shim:
         """Copy output until the process ended, then end its leftovers and note why."""
         while not self._ended():
             self._copy(None)
-        # The leader is still a zombie, so its group number cannot belong to anybody else yet.
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.pid, signal.SIGKILL)
+        self._end_group()
         _, status = os.waitpid(self.pid, 0)
         self._end_leftovers()
         end = time.monotonic() + 1.0
@@ -220,6 +219,24 @@ class _Shim:
             orphans = [pid for pid in _children() if pid != self.pid]
             if not any(_reaped(pid) for pid in orphans):
                 return False
+
+    def _end_group(self) -> None:
+        """Kill what is left in the process's group: the leader is still a zombie, so the number
+        cannot belong to anybody else yet. Python's resource trackers go last and by themselves:
+        they remove the shared memory of those that were killed, and nobody else knows its names.
+        """
+        end = time.monotonic() + _TRACKER_S
+        while (left := _group(self.pid)) and time.monotonic() < end:
+            for pid in left:
+                if not _is_tracker(pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+            for pid in _children():
+                if pid != self.pid:
+                    _reaped(pid)
+            self._copy(0.02)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def _end_leftovers(self) -> None:
         end = time.monotonic() + _LEFTOVER_S
@@ -364,6 +381,28 @@ def _children() -> list[int]:
     except OSError:  # a kernel built without CONFIG_PROC_CHILDREN: the group was ended anyway
         return []
     return [int(pid) for pid in text.split()]
+
+
+def _group(leader: int) -> list[int]:
+    """Live processes of a group besides its leader."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == leader:
+            continue
+        try:
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+        except OSError:  # ended meanwhile
+            continue
+        if int(fields[2]) == leader and fields[0] not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+def _is_tracker(pid: int) -> bool:
+    try:
+        return b"multiprocessing.resource_tracker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def _reaped(pid: int) -> bool:
