@@ -172,7 +172,9 @@ def _easier_goal(
             if new != old
         ]
         held = _most_replicas(demand, candidate) * found.rate_per_s * TARGET_UTILISATION
-        lower = "" if carries else f" and lower traffic.peak to {format_rate(float(f'{held:.2g}'))}"
+        lower = ""
+        if held < demand.workload.peak_per_s:
+            lower = f" and lower traffic.peak to {format_rate(float(f'{held:.2g}'))}"
         yield f"relax {' and '.join(changes)}{lower} (fits {candidate.label})"
         break
     if all(c.cores for c, _ in capacities):
