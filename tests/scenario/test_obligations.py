@@ -207,9 +207,14 @@ def follow_the_load(stack: Stack, kind: Kind) -> None:
             assert len(stack.instances(service)) == least
         source = "prometheus" if kind.prometheus else "scrape"
         with step(f"status shows the arrivals, from {source}"):
-            signals = json.loads(stack.enova("status", stack.name, "-o", "json").out)["signals"]
-            assert signals[service]["source"] == source
-            assert signals[service]["arrival_rate"] > 0
+
+            def arrivals() -> bool:
+                shown = json.loads(stack.enova("status", stack.name, "-o", "json").out)
+                signals = shown["signals"][service]
+                # A Prometheus that has just begun knows no rate yet: scraping answers for it.
+                return signals["source"] == source and (signals["arrival_rate"] or 0) > 0
+
+            until(f"{source} answers with a rate", arrivals, within_s=60)
         load.rate = high
         with step(f"{high:.1f} requests/s: the reconciler adds a replica"):
             until(
