@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import gc
 import importlib
-import os
 
 import click
 
 from enova import __version__
+from enova.cli import plugins
 
 VERBS: dict[str, str] = {
     "init": "Write a spec to start from.",
@@ -47,6 +47,7 @@ class Verbs(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
+        plugins.leave_out()
         module = importlib.import_module(f"enova.cli.commands.{cmd_name}")
         command = module.command
         if not isinstance(command, click.Command):
@@ -92,8 +93,6 @@ def run() -> None:
     """The console script: run a verb and leave with its exit code."""
     # Start-up makes many objects and no rubbish: collecting meanwhile is a tenth of its time.
     gc.set_threshold(COLLECT_AFTER)
-    # Looking for plugins of pydantic in every installed package takes as long as a bare Python.
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from enova.cli.exits import leave
 
     leave(main)

@@ -34,7 +34,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "prometheus_api_client": ("effects.sources.prometheus",),
     "prometheus_client": ("effects.sources", "services"),
     "psutil": ("effects",),
-    "pydantic": BORDERS,
+    "pydantic": (*BORDERS, "cli.plugins"),
     "pydantic_core": BORDERS,
     "pynvml": ("effects.sources.nvml",),
     "requests": ("effects.sources.prometheus",),
