@@ -103,6 +103,13 @@ def format_rate(per_second: float) -> str:
     return f"{per_second:.4g}/s"
 
 
+def format_share(share: float) -> str:
+    """``0.457`` as ``45.7 %``; from 90 % on with three decimals, and never rounded up to more."""
+    if share < 0.9:
+        return f"{100 * share:.3g} %"
+    return f"{math.floor(share * 1e5 + 1e-6) / 1e3:g} %"
+
+
 def format_bytes(count: float) -> str:
     """``25769803776`` as ``24.0 GiB``."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):

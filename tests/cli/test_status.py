@@ -27,7 +27,12 @@ from tests.transcript.session import POOL, START, WatchedDriver
 SPEC = """
 version: 1
 name: shop
-services: {chat: {model: Qwen/Qwen2.5-7B-Instruct, traffic: {peak: 5/s}, scale: {min: 2}}}
+services:
+  chat:
+    model: Qwen/Qwen2.5-7B-Instruct
+    traffic: {peak: 5/s}
+    scale: {min: 2}
+    goals: {ttft: {p95: 400ms, p99: 1s}, tpot: 40ms, itl: 50ms, e2e: 9s, attainment: 99%}
 pool: {hosts: [{name: gpu-a, devices: [{gpu: h100-sxm-80gb, count: 4}]}]}
 """
 
@@ -127,3 +132,55 @@ def test_the_document_has_everything(here: Site) -> None:
     instances = document["instances"]
     assert isinstance(instances, list)
     assert {one["state"] for one in instances} == {State.SERVING.value}
+
+
+def test_each_goal_is_set_against_what_is_measured(here: Site) -> None:
+    shown = text(looked(here, success_rate=0.99899, ttft_p95=0.12, itl_p95=0.06))
+    assert (
+        "  goals missed: ITL p95 60 ms (goal: at most 50 ms), "
+        "success rate 99.899 % (goal: at least 99.9 %)\n"
+        "  goals met: TTFT p95 120 ms (goal: at most 400 ms)\n"
+        "  goals not known: E2E p95 (goal: at most 9 s)\n"
+        "  goals not measured: TTFT p99 (goal: at most 1 s: measured at p95 only), TPOT p95 ("
+    ) in shown
+    assert "attainment (goal: at least 99 %: engines report each latency by itself" in shown
+
+
+def test_a_missed_goal_is_red_and_a_met_one_green(here: Site) -> None:
+    lines = status_lines(looked(here, success_rate=0.5, ttft_p95=0.4), "shop", "")
+    colours = {line.text.split(":")[0].strip(): line.colour for line in lines}
+    assert colours["goals missed"] == "red"
+    assert colours["goals met"] == "green"
+    assert colours["goals not known"] == "yellow"
+
+
+def test_without_signals_no_goal_is_met_or_missed(here: Site) -> None:
+    now = status(here, lambda applied, observed: {})
+    assert {one.verdict for one in now.goals["chat"]} == {"not known", "not measured"}
+    assert all(one.measured is None for one in now.goals["chat"])
+
+
+def test_the_document_has_each_goal_with_its_numbers(here: Site) -> None:
+    document = status_document(looked(here, success_rate=0.9, ttft_p95=0.12), "shop", "")
+    goals = document["goals"]
+    assert isinstance(goals, dict)
+    by_name = {one["goal"]: one for one in goals["chat"]}
+    assert by_name["success_rate"] == {
+        "goal": "success_rate",
+        "unit": "share",
+        "asked": 0.999,
+        "measured": 0.9,
+        "verdict": "missed",
+        "why": "",
+    }
+    assert (by_name["ttft_p95"]["measured"], by_name["ttft_p95"]["verdict"]) == (0.12, "met")
+    assert by_name["ttft_p99"]["verdict"] == "not measured"
+    assert set(by_name) == {
+        "ttft_p95",
+        "ttft_p99",
+        "tpot_p95",
+        "itl_p95",
+        "e2e_p95",
+        "attainment",
+        "success_rate",
+    }

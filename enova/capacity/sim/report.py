@@ -1,8 +1,8 @@
-"""What a run means to its users: percentiles of the four latencies, and goals met or not."""
+"""What a run means to its users: percentiles of the four latencies, and the share within goals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -25,6 +25,22 @@ class Goal:
     def key(self) -> str:
         """``ttft_p95``, as in predictions."""
         return f"{self.metric}_p{self.percentile}"
+
+
+@dataclass(frozen=True)
+class Objectives:
+    """All latency goals of a service.
+
+    ``attainment`` is the least share of requests (0..1) that must be within all of them at once,
+    None when only the percentiles count.
+    """
+
+    goals: tuple[Goal, ...] = ()
+    attainment: float | None = None
+
+
+def _as_simulated(metric: Metric) -> float:
+    return 1.0
 
 
 @dataclass(frozen=True)
@@ -51,12 +67,20 @@ class Report:
             return outcome.e2e_s + self.extra_ttft_s
         return outcome.tpot_s
 
-    def attainment(self, goals: Iterable[Goal], *, slower: float = 1.0) -> float:
-        """Share of requests within every limit, were all latencies ``slower`` times as long."""
-        wanted = list(goals)
+    def attainment(
+        self, goals: Iterable[Goal], *, slower: Callable[[Metric], float] = _as_simulated
+    ) -> float:
+        """Share of requests within the goals of every metric at once.
+
+        A metric with several percentiles counts by its widest limit: the others are meant for
+        fewer requests. ``slower`` says how many times as long each metric's latencies are taken.
+        """
+        limits: dict[Metric, float] = {}
+        for goal in goals:
+            limits[goal.metric] = max(goal.limit_s, limits.get(goal.metric, 0.0))
+        bounds = [(metric, limit / slower(metric)) for metric, limit in sorted(limits.items())]
         good = sum(
-            all(slower * self.value(o, goal.metric) <= goal.limit_s for goal in wanted)
-            for o in self.outcomes
+            all(self.value(o, metric) <= bound for metric, bound in bounds) for o in self.outcomes
         )
         return good / len(self.outcomes) if self.outcomes else 1.0
 

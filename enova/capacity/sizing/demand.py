@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from enova.capacity.catalog.shape import ModelShape
 from enova.capacity.perf.estimate import Calibration
-from enova.capacity.sim.report import Goal
+from enova.capacity.sim.report import Goal, Objectives
 from enova.capacity.workload import Workload
 
 PINNABLE = (
@@ -32,7 +32,10 @@ Pin = str | int | float
 class Demand:
     """One service to size.
 
-    ``goals`` empty means that only the queue must not grow. ``most`` None: as many replicas as
+    ``goals`` empty means that only the queue must not grow. ``attainment`` is the share of
+    requests that must be within all of them at once, None when that is not asked.
+    ``success_rate`` is the stated share to be answered without a 5xx, None when left at its
+    default; no prediction rests on it. ``most`` None: as many replicas as
     the pool holds. ``prices`` are the user's own in USD per device and hour. ``pinned`` fixes
     fields of the choice (``PINNABLE``). ``emulate_as`` names the device an emulated engine
     pretends when the pool has no GPU. ``calibrations`` are measured step laws by device name.
@@ -47,7 +50,8 @@ class Demand:
     revision: str | None = None
     quantization: str | None = None
     goals: tuple[Goal, ...] = ()
-    attainment: float = 0.99
+    attainment: float | None = None
+    success_rate: float | None = None
     least: int = 1
     most: int | None = None
     priority: int = 100
@@ -60,6 +64,11 @@ class Demand:
         unknown = sorted(set(self.pinned) - set(PINNABLE))
         if unknown:
             raise ValueError(f"cannot fix {', '.join(unknown)}; known: {', '.join(PINNABLE)}")
+
+    @property
+    def objectives(self) -> Objectives:
+        """The latency goals as sizing holds a load point against them."""
+        return Objectives(self.goals, self.attainment)
 
     @property
     def emulated(self) -> bool:

@@ -14,8 +14,9 @@ from enova.capacity.sizing.choice import Choice
 class Row:
     """One combination. ``verdict`` is ``chosen``, ``dearer``, ``not simulated`` or ``rejected``.
 
-    ``latencies`` are at the rate one replica would carry; ``kv_spare`` the mean share of the KV
-    cache that stays free; ``usd_per_million_tokens`` over output tokens at the peak.
+    ``latencies`` and ``attainment`` (the share of requests within all goals at once) are at the
+    rate one replica would carry; ``kv_spare`` the mean share of the KV cache that stays free;
+    ``usd_per_million_tokens`` over output tokens at the peak.
     """
 
     label: str
@@ -27,6 +28,7 @@ class Row:
     devices: int = 0
     rate_per_replica: float | None = None
     latencies: Mapping[str, Figure] = field(default_factory=dict)
+    attainment: Figure | None = None
     kv_spare: float | None = None
     usd_per_hour: float | None = None
     usd_per_million_tokens: float | None = None
@@ -36,13 +38,15 @@ class Row:
 class Recommendation:
     """What sizing says about one service: the choice, the table behind it, its memory, notes.
 
-    ``numbers`` says in words where the figures come from; ``sensitivity`` what would move them.
+    ``numbers`` says in words where the figures come from; ``not_predicted`` which stated goals no
+    figure answers; ``sensitivity`` what would move the figures.
     """
 
     choice: Choice
     rows: tuple[Row, ...]
     ledger: tuple[Line, ...]
     numbers: str
+    not_predicted: tuple[str, ...] = ()
     sensitivity: tuple[str, ...] = ()
 
     @property

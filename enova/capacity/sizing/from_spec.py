@@ -15,7 +15,7 @@ from enova.base.source import Path
 from enova.capacity.catalog import engines
 from enova.capacity.catalog.shape import ModelShape, with_quantization
 from enova.capacity.perf.estimate import Calibration
-from enova.capacity.sim.report import METRICS, Goal
+from enova.capacity.sim.report import METRICS, Goal, Objectives
 from enova.capacity.sizing.demand import PINNABLE, Demand, Pin
 from enova.capacity.workload import Lengths, Workload
 from enova.spec import model as spec
@@ -51,6 +51,8 @@ def demand_for(
     work = _workload(at, service.traffic, lengths, problems)
     if problems or work is None:
         raise SpecError(problems)
+    objectives = goals_of(service.goals)
+    stated = service.goals.model_fields_set
     return Demand(
         service=name,
         model=service.model.id,
@@ -60,8 +62,9 @@ def demand_for(
         engine_version=service.engine.version,
         revision=service.model.revision,
         quantization=quantization,
-        goals=goals_of(service.goals),
-        attainment=service.goals.attainment,
+        goals=objectives.goals,
+        attainment=objectives.attainment,
+        success_rate=service.goals.success_rate if "success_rate" in stated else None,
         least=service.scale.fewest,
         most=service.scale.max,
         priority=service.priority,
@@ -71,14 +74,14 @@ def demand_for(
     )
 
 
-def goals_of(goals: spec.Goals) -> tuple[Goal, ...]:
-    """The latency goals, sorted."""
+def goals_of(goals: spec.Goals) -> Objectives:
+    """The latency goals, sorted, and the share of requests that must be within all of them."""
     found = []
     for metric in METRICS:
         limits: Mapping[str, float] | None = getattr(goals, metric)
         for percentile, limit in (limits or {}).items():
             found.append(Goal(metric, int(percentile.removeprefix("p")), limit))
-    return tuple(sorted(found))
+    return Objectives(tuple(sorted(found)), goals.attainment)
 
 
 def workload_of(traffic: spec.Traffic) -> Workload:
@@ -95,17 +98,21 @@ def workload_of(traffic: spec.Traffic) -> Workload:
 def demand_key(demand: Demand) -> str:
     """Digest of what the user asked for: under it the lock holds the choice.
 
+    A share of requests that is not asked for is left out, as it was before it could be asked.
     Leaves out what enova knows by itself (the model's parsed shape beyond its size, prices of the
     catalog), so that a newer enova still finds the choice an older one locked.
     """
     work = demand.workload
+    goals: list[list[object]] = [[g.metric, g.percentile, g.limit_s] for g in demand.goals]
+    if demand.attainment is not None:
+        goals.append(["attainment", demand.attainment])
     return digest(
         {
             "service": demand.service,
             "model": [demand.model, demand.revision, demand.quantization],
             "parameters": demand.shape.parameters(),
             "engine": [demand.engine, demand.engine_version],
-            "goals": [[g.metric, g.percentile, g.limit_s] for g in demand.goals],
+            "goals": goals,
             "rates": [work.peak_per_s, work.mean_per_s, work.prefix_reuse, work.burstiness],
             "input": _law(work.input),
             "output": _law(work.output),

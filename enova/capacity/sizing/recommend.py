@@ -10,22 +10,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from enova.base.units import format_duration, format_rate
+from enova.base.units import format_rate, format_share
 from enova.capacity.catalog import engines
 from enova.capacity.inventory import CPU, Inventory
 from enova.capacity.perf.estimate import Doubt, Estimator, RooflineEstimator, Simulated
 from enova.capacity.perf.point import Figure
-from enova.capacity.sim.report import METRICS, Goal
+from enova.capacity.sim.report import METRICS, Objectives
 from enova.capacity.sizing.candidates import Candidate, Rejection, candidates
 from enova.capacity.sizing.choice import Choice, Prediction
 from enova.capacity.sizing.demand import Demand
 from enova.capacity.sizing.explain import Recommendation, Row, ordered
 from enova.capacity.sizing.limits import (
     Capacity,
+    attained,
+    attains,
     capacity,
     effective_goals,
+    holds,
     load_point,
     quick_rate,
+    shortfall,
 )
 from enova.capacity.sizing.score import Cost, cost_of, replicas_for
 from enova.capacity.sizing.ways_out import nothing_fits
@@ -67,7 +71,7 @@ def recommend(
     (quantization that the checkpoint does not have, unknown engine).
     """
     model = estimator or RooflineEstimator()
-    goals = effective_goals(demand.goals)
+    goals = effective_goals(demand.objectives)
     found: list[Candidate] = []
     rejections: list[Rejection] = []
     for item in candidates(demand, inventory):
@@ -97,7 +101,12 @@ def recommend(
             rejections.append(verdict)
             continue
         share = demand.workload.peak_per_s / verdict.replicas
-        peak = load_point(model, best.config, demand.workload, share)
+        peak = load_point(model, best.config, demand.workload, share, goals)
+        if not attains(peak, goals):
+            # The recommendation shows this very point, so it must not show less than was asked.
+            reason = shortfall(peak, goals, when=f"at {format_rate(_rounded(share))} a replica")
+            rejections.append(Rejection(best.label, "goal", reason, best))
+            continue
         scored.append(_Scored(best, result, verdict, peak))
     if not scored:
         raise nothing_fits(demand, rejections, capacities, goals, model)
@@ -112,12 +121,13 @@ def recommend(
         rows=ordered(rows),
         ledger=model.memory(chosen.candidate.config).lines,
         numbers=_numbers(chosen.candidate, model.doubt(chosen.candidate.config)),
+        not_predicted=_not_predicted(demand),
         sensitivity=_sensitivity(chosen, demand, goals, model),
     )
 
 
 def _ranked(
-    found: Sequence[Candidate], demand: Demand, goals: Sequence[Goal], model: Estimator
+    found: Sequence[Candidate], demand: Demand, goals: Objectives, model: Estimator
 ) -> list[tuple[Candidate, Cost]]:
     """Candidates with a lower bound of the service's cost, cheapest first.
 
@@ -125,7 +135,7 @@ def _ranked(
     """
     ranked = []
     for candidate in found:
-        rate = quick_rate(model, candidate.config, demand.workload, goals)
+        rate = quick_rate(model, candidate.config, demand.workload, goals.goals)
         replicas = replicas_for(demand.workload.peak_per_s, max(rate, 1e-3), least=demand.least)
         cost = cost_of(candidate, replicas, demand.prices)
         if rate <= 0:
@@ -137,12 +147,12 @@ def _ranked(
 
 
 def _best_variant(
-    candidate: Candidate, demand: Demand, goals: Sequence[Goal], model: Estimator
+    candidate: Candidate, demand: Demand, goals: Objectives, model: Estimator
 ) -> tuple[Candidate, Capacity]:
     """The candidate, with a tighter token budget when that serves more within the goals."""
     result = capacity(model, candidate.config, demand.workload, goals)
     config = candidate.config
-    gaps = any(goal.metric in ("itl", "tpot") for goal in goals)
+    gaps = any(goal.metric in ("itl", "tpot") for goal in goals.goals)
     free = "max_num_batched_tokens" not in demand.pinned
     tight = max(TIGHT_BUDGET, config.layout.max_num_seqs)
     if not (gaps and free and tight < config.max_num_batched_tokens):
@@ -165,28 +175,18 @@ def _verdict(
     candidate: Candidate, result: Capacity, demand: Demand, budget: float | None
 ) -> Cost | Rejection:
     """The cost, or why this candidate cannot be chosen."""
-    if result.missed is not None:
-        goal = result.missed
-        figure = result.at.figure(goal.metric, goal.percentile)
-        reason = (
-            f"{goal.metric} p{goal.percentile} is {format_duration(figure.value)} "
-            f"(up to {format_duration(figure.high)}) without load, "
-            f"the goal is {format_duration(goal.limit_s)}"
-        )
-        return Rejection(candidate.label, "goal", reason, candidate)
+    if result.missed:
+        return Rejection(candidate.label, "goal", result.missed, candidate)
     peak = demand.workload.peak_per_s
     replicas = replicas_for(peak, result.rate_per_s, least=demand.least)
+    need = f"{format_rate(peak)} need {replicas} replicas of {format_rate(result.rate_per_s)}"
+    if result.by_attainment and demand.attainment is not None:
+        need += f" (bound by goals.attainment {format_share(demand.attainment)})"
     if demand.most is not None and replicas > demand.most:
-        reason = (
-            f"{format_rate(peak)} need {replicas} replicas of {format_rate(result.rate_per_s)}, "
-            f"scale.max is {demand.most}"
-        )
+        reason = f"{need}, scale.max is {demand.most}"
         return Rejection(candidate.label, "replicas", reason, candidate)
     if replicas > candidate.slots:
-        reason = (
-            f"{format_rate(peak)} need {replicas} replicas of {format_rate(result.rate_per_s)}, "
-            f"the pool has room for {candidate.slots}"
-        )
+        reason = f"{need}, the pool has room for {candidate.slots}"
         return Rejection(candidate.label, "replicas", reason, candidate)
     cost = cost_of(candidate, replicas, demand.prices)
     if budget is not None and cost.usd_per_hour is not None and cost.usd_per_hour > budget:
@@ -195,7 +195,7 @@ def _verdict(
     return cost
 
 
-def _trimmed(best: _Scored, demand: Demand, goals: Sequence[Goal], model: Estimator) -> _Scored:
+def _trimmed(best: _Scored, demand: Demand, goals: Objectives, model: Estimator) -> _Scored:
     """The same with ``max_num_seqs`` no larger than its load needs: bursts stay bounded.
 
     Kept only when the goals still hold at the same rate.
@@ -213,17 +213,18 @@ def _trimmed(best: _Scored, demand: Demand, goals: Sequence[Goal], model: Estima
     point = model.simulate(
         trimmed, demand.workload, best.capacity.at.rate_per_s, count=max(count, 200)
     )
-    if not point.meets(goals):
+    peak = load_point(model, trimmed, demand.workload, best.peak.rate_per_s, goals)
+    if not (holds(point, goals) and attains(peak, goals)):
         return best
     return _Scored(
         candidate=replace(best.candidate, config=trimmed),
         capacity=replace(best.capacity, at=point),
         cost=best.cost,
-        peak=load_point(model, trimmed, demand.workload, best.peak.rate_per_s),
+        peak=peak,
     )
 
 
-def _choice(chosen: _Scored, demand: Demand, goals: Sequence[Goal], model: Estimator) -> Choice:
+def _choice(chosen: _Scored, demand: Demand, goals: Objectives, model: Estimator) -> Choice:
     candidate, config = chosen.candidate, chosen.candidate.config
     layout = config.layout
     memory = model.memory(config)
@@ -258,38 +259,32 @@ def _choice(chosen: _Scored, demand: Demand, goals: Sequence[Goal], model: Estim
     )
 
 
-def _prediction(chosen: _Scored, goals: Sequence[Goal], model: Estimator) -> Prediction:
+def _prediction(chosen: _Scored, goals: Objectives, model: Estimator) -> Prediction:
     point = chosen.peak
     doubt = point.doubt
     memory = model.memory(chosen.candidate.config)
     report = point.report
-    attained = report.attainment(goals)
     return Prediction(
         rate_per_s=_rounded(point.rate_per_s),
         latencies=_latencies(point, goals),
         tokens_per_s=_spread(report.tokens_per_s, 1.05, doubt),
         running=_spread(report.running, doubt.step, doubt),
         kv_tokens=_spread(float(memory.kv_tokens), doubt.memory, doubt),
-        attainment=Figure(
-            _rounded(attained),
-            _rounded(report.attainment(goals, slower=doubt.ttft)),
-            _rounded(report.attainment(goals, slower=1 / doubt.ttft)),
-            doubt.source,
-        ),
+        attainment=_rounded_figure(attained(point, goals.goals)),
     )
 
 
-def _latencies(point: Simulated, goals: Sequence[Goal]) -> dict[str, Figure]:
+def _latencies(point: Simulated, goals: Objectives) -> dict[str, Figure]:
     """p50 and p95 of every metric, and the percentiles the goals name."""
     wanted = {(metric, p) for metric in METRICS for p in (50, 95)}
-    wanted |= {(goal.metric, goal.percentile) for goal in goals}
+    wanted |= {(goal.metric, goal.percentile) for goal in goals.goals}
     return {
         f"{metric}_p{p}": _rounded_figure(point.figure(metric, p)) for metric, p in sorted(wanted)
     }
 
 
 def _row(
-    scored: _Scored, chosen: _Scored, demand: Demand, goals: Sequence[Goal], model: Estimator
+    scored: _Scored, chosen: _Scored, demand: Demand, goals: Objectives, model: Estimator
 ) -> Row:
     candidate, cost = scored.candidate, scored.cost
     config = candidate.config
@@ -308,6 +303,7 @@ def _row(
         devices=cost.replicas * candidate.devices,
         rate_per_replica=_rounded(scored.capacity.rate_per_s),
         latencies=_latencies(scored.peak, goals),
+        attainment=_rounded_figure(attained(scored.peak, goals.goals)),
         kv_spare=round(max(0.0, 1 - used), 3),
         usd_per_hour=_money(cost.usd_per_hour),
         usd_per_million_tokens=None
@@ -383,6 +379,16 @@ def _numbers(candidate: Candidate, doubt: Doubt) -> str:
     )
 
 
+def _not_predicted(demand: Demand) -> tuple[str, ...]:
+    """Stated goals that no number of the prediction answers, and what answers them instead."""
+    if demand.success_rate is None:
+        return ()
+    return (
+        f"success rate >= {format_share(demand.success_rate)}: the model has no queue limit, so "
+        "it refuses no request at any load; enova status compares the goal with what is measured",
+    )
+
+
 def _notes(chosen: _Scored, demand: Demand, doubt: Doubt) -> tuple[str, ...]:
     notes = [_numbers(chosen.candidate, doubt)]
     if not demand.goals:
@@ -395,17 +401,17 @@ def _notes(chosen: _Scored, demand: Demand, doubt: Doubt) -> tuple[str, ...]:
 
 
 def _sensitivity(
-    chosen: _Scored, demand: Demand, goals: Sequence[Goal], model: Estimator
+    chosen: _Scored, demand: Demand, goals: Objectives, model: Estimator
 ) -> tuple[str, ...]:
     """How the count moves with what the user may have misjudged, by the steady state."""
     config, work = chosen.candidate.config, demand.workload
-    base = quick_rate(model, config, work, goals)
+    base = quick_rate(model, config, work, goals.goals)
     notes = []
     for words, changed in (
         ("answers 25 % longer", replace(work, output=work.output.scaled(1.25))),
         ("prompts 25 % longer", replace(work, input=work.input.scaled(1.25))),
     ):
-        share = quick_rate(model, config, changed, goals) / base if base else 0.0
+        share = quick_rate(model, config, changed, goals.goals) / base if base else 0.0
         rate = chosen.capacity.rate_per_s * min(1.0, share)
         if rate <= 0:
             notes.append(f"{words}: the goals no longer hold")

@@ -7,19 +7,15 @@ the model nor the catalog, and follows the law when that is calibrated on live n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from enova.capacity.perf.estimate import SEED, Simulated, doubt_of, simulate, steady_state
 from enova.capacity.sim.replica import ReplicaLimits
-from enova.capacity.sim.report import Goal
+from enova.capacity.sim.report import Objectives
 from enova.capacity.sim.run import Member
 from enova.capacity.sizing.choice import Choice
 from enova.capacity.sizing.limits import (
-    FEWEST_REQUESTS,
-    MOST_REQUESTS,
-    RESIDENCES,
     effective_goals,
     largest_rate,
+    requests_for,
 )
 from enova.capacity.workload import Workload
 from enova.policy.scaling import CapacityTable
@@ -31,7 +27,7 @@ SIZES = (2, 4, 8)
 def capacity_table(
     choice: Choice,
     *,
-    goals: Sequence[Goal],
+    goals: Objectives,
     workload: Workload,
     most: int = SIZES[-1],
     seed: int = SEED,
@@ -64,7 +60,7 @@ def limits_of_choice(choice: Choice) -> ReplicaLimits:
 
 
 def _fleet_rate(
-    choice: Choice, replicas: int, *, goals: Sequence[Goal], workload: Workload, seed: int
+    choice: Choice, replicas: int, *, goals: Objectives, workload: Workload, seed: int
 ) -> float:
     """The largest arrival rate of the whole fleet within the goals."""
     limits = limits_of_choice(choice)
@@ -85,8 +81,7 @@ def _fleet_rate(
         return state.running, state.stable
 
     def point(rate: float) -> Simulated:
-        need = RESIDENCES * running(rate)[0]
-        count = replicas * int(min(MOST_REQUESTS, max(FEWEST_REQUESTS, need)))
+        count = requests_for(running(rate)[0], goals, replicas=replicas)
         return Simulated(rate, simulate(members, workload, rate, count=count, seed=seed), doubt)
 
     # Where the step law alone saturates: no goal holds beyond it.
@@ -94,5 +89,4 @@ def _fleet_rate(
     while not running(high)[1] and high > 1e-3:
         high *= 0.9
     low = 0.5 * replicas * choice.rate_per_replica
-    found, _ = largest_rate(point, goals, high=high, low=min(low, high / 2))
-    return found
+    return largest_rate(point, goals, high=high, low=min(low, high / 2)).rate_per_s

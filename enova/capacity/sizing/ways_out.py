@@ -6,17 +6,18 @@ counts by simulation.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 
 from enova.base.errors import Infeasible
-from enova.base.units import format_duration, format_rate
+from enova.base.units import format_duration, format_rate, format_share
 from enova.capacity.catalog import gpus, prices
 from enova.capacity.catalog.shape import ModelShape, with_quantization
 from enova.capacity.perf.estimate import Configuration, Estimator
 from enova.capacity.perf.memory import ledger
-from enova.capacity.sim.report import Goal
+from enova.capacity.sim.report import Goal, Objectives, percentile_of
 from enova.capacity.sizing.candidates import (
     TENSOR_PARALLEL,
     Candidate,
@@ -24,7 +25,15 @@ from enova.capacity.sizing.candidates import (
     gpu_configuration,
 )
 from enova.capacity.sizing.demand import Demand
-from enova.capacity.sizing.limits import Capacity, capacity, first_missed, quick_rate
+from enova.capacity.sizing.limits import (
+    IDLE_RATE,
+    Capacity,
+    attained,
+    attains,
+    capacity,
+    load_point,
+    quick_rate,
+)
 from enova.capacity.sizing.score import replicas_for
 from enova.policy.scaling import TARGET_UTILISATION
 
@@ -41,7 +50,7 @@ def nothing_fits(
     demand: Demand,
     rejections: Sequence[Rejection],
     capacities: Sequence[tuple[Candidate, Capacity]],
-    goals: Sequence[Goal],
+    goals: Objectives,
     estimator: Estimator,
 ) -> Infeasible:
     """The exception to raise: the binding limit of the closest miss and what would lift it."""
@@ -62,7 +71,9 @@ def nothing_fits(
     elif kind == "replicas":
         serving = _serving(demand, capacities, closest, goals, estimator)
         if serving:
-            ways = _more_replicas(demand, serving)
+            ways = itertools.chain(
+                _more_replicas(demand, serving), _lower_share(demand, serving, goals, estimator)
+            )
         elif capacities:
             ways = _easier_goal(demand, capacities, goals, estimator)
     elif kind == "device":
@@ -84,13 +95,13 @@ def _sentence(kind: str, binding: str) -> str:
 
 
 def _more_memory(
-    demand: Demand, closest: Sequence[Rejection], goals: Sequence[Goal], estimator: Estimator
+    demand: Demand, closest: Sequence[Rejection], goals: Objectives, estimator: Estimator
 ) -> Iterator[str]:
     tried = [r.candidate for r in closest if r.candidate is not None]
     shape = with_quantization(demand.shape, demand.quantization)
 
     def works(config: Configuration) -> bool:
-        return _fits(config) and quick_rate(estimator, config, demand.workload, goals) > 0
+        return _fits(config) and quick_rate(estimator, config, demand.workload, goals.goals) > 0
 
     for candidate in tried:
         length = _longest_that_fits(candidate.config)
@@ -153,13 +164,14 @@ def _fits(config: Configuration) -> bool:
 def _easier_goal(
     demand: Demand,
     capacities: Sequence[tuple[Candidate, Capacity]],
-    goals: Sequence[Goal],
+    goals: Objectives,
     estimator: Estimator,
 ) -> Iterator[str]:
     """The nearest goals, and devices that would meet the stated ones without load."""
     candidate, nearest = min(capacities, key=lambda pair: _excess(pair[1], goals))
     for slack in EASING:
-        eased = [_eased(goal, nearest, slack) for goal in goals]
+        limits = tuple(_eased(goal, nearest, goals, slack) for goal in goals.goals)
+        eased = replace(goals, goals=limits)
         found = capacity(estimator, candidate.config, demand.workload, eased)
         if found.rate_per_s <= 0:
             continue
@@ -168,58 +180,129 @@ def _easier_goal(
             continue
         changes = [
             f"{new.metric} p{new.percentile} to {format_duration(new.limit_s)}"
-            for old, new in zip(goals, eased, strict=True)
+            for old, new in zip(goals.goals, limits, strict=True)
             if new != old
         ]
+        if not changes:
+            break
         held = _most_replicas(demand, candidate) * found.rate_per_s * TARGET_UTILISATION
         lower = ""
         if held < demand.workload.peak_per_s:
             lower = f" and lower traffic.peak to {format_rate(float(f'{held:.2g}'))}"
         yield f"relax {' and '.join(changes)}{lower} (fits {candidate.label})"
         break
+    yield from _lower_share(demand, [(candidate, nearest)], goals, estimator)
     if all(c.cores for c, _ in capacities):
         yield "state GPUs in pool.hosts, and run the engine `emulator` where there are none"
-    shape = with_quantization(demand.shape, demand.quantization)
-    faster = []
     seen = {(c.config.device.name, c.config.layout.tensor_parallel) for c, _ in capacities}
-    for name, facts in gpus.all_gpus().items():
+    yield from itertools.islice(_faster(demand, seen, goals, estimator), 2)
+
+
+def _faster(
+    demand: Demand, seen: Collection[tuple[str, int]], goals: Objectives, estimator: Estimator
+) -> Iterator[str]:
+    """Devices that hold the goals without load, the cheapest first, each as few as will do."""
+    shape = with_quantization(demand.shape, demand.quantization)
+    options = []
+    for name in gpus.all_gpus():
+        price = prices.price_of(name, demand.prices)
         for ranks in TENSOR_PARALLEL[:4]:
-            if shape.heads % ranks or (name, ranks) in seen:
-                continue
-            config = gpu_configuration(demand, shape, facts, ranks)
-            if not _fits(config):
-                continue
-            point = estimator.simulate(config, demand.workload, 1e-3, count=60)
-            if first_missed(point, goals) is None:
-                price = prices.price_of(name, demand.prices)
-                faster.append(((price.usd_per_hour if price else math.inf) * ranks, name, ranks))
-                break
-    for _, name, ranks in sorted(faster)[:2]:
-        yield f"use {name} with tensor parallel {ranks}"
+            if shape.heads % ranks == 0 and (name, ranks) not in seen:
+                usd = price.usd_per_hour * ranks if price else math.inf
+                options.append((usd, name, ranks))
+    offered = set()
+    for _, name, ranks in sorted(options):
+        facts = gpus.find(name)
+        if facts is None or name in offered:
+            continue
+        config = gpu_configuration(demand, shape, facts, ranks)
+        if _fits(config) and _quick_enough(demand, config, goals, estimator):
+            offered.add(name)
+            yield f"use {name} with tensor parallel {ranks}"
 
 
-def _eased(goal: Goal, nearest: Capacity, slack: float) -> Goal:
-    """The goal, if it is missed without load, as far above what is reached there."""
-    high = nearest.at.figure(goal.metric, goal.percentile).high
-    if high <= goal.limit_s:
+def _quick_enough(
+    demand: Demand, config: Configuration, goals: Objectives, estimator: Estimator
+) -> bool:
+    """Whether a configuration holds the goals without load; few requests rule most others out."""
+    few = estimator.simulate(config, demand.workload, IDLE_RATE, count=60)
+    if not few.meets(goals.goals):
+        return False
+    if goals.attainment is None:
+        return True
+    return attains(load_point(estimator, config, demand.workload, IDLE_RATE, goals), goals)
+
+
+def _eased(goal: Goal, nearest: Capacity, asked: Objectives, slack: float) -> Goal:
+    """The goal, if it is missed without load, as far above what is reached there.
+
+    With a share of requests asked for, the widest limit of a metric has to let that share pass,
+    and is eased as well when only little is left: all of them together let fewer pass than each.
+    """
+    point = nearest.at
+    high = point.figure(goal.metric, goal.percentile).high
+    widest = all(g.limit_s <= goal.limit_s for g in asked.goals if g.metric == goal.metric)
+    share = asked.attainment if widest else None
+    if share is not None:
+        values = [point.report.value(o, goal.metric) for o in point.report.outcomes]
+        needed = percentile_of(values, 100 * share) * point.doubt.of(goal.metric)
+        high = max(high, needed)
+    eased = float(f"{high * slack:.2g}")
+    if (high <= goal.limit_s and share is None) or eased <= goal.limit_s:
         return goal
-    return replace(goal, limit_s=float(f"{high * slack:.2g}"))
+    return replace(goal, limit_s=eased)
 
 
 def _carries(demand: Demand, candidate: Candidate, found: Capacity) -> bool:
+    if found.rate_per_s <= 0:
+        return False
     need = replicas_for(demand.workload.peak_per_s, found.rate_per_s, least=demand.least)
     return need <= _most_replicas(demand, candidate)
 
 
-def _excess(capacity: Capacity, goals: Sequence[Goal]) -> float:
-    return max(capacity.at.figure(g.metric, g.percentile).high / g.limit_s for g in goals)
+def _excess(capacity: Capacity, goals: Objectives) -> float:
+    """By what factor the worst goal is missed without load."""
+    point = capacity.at
+    worst = max(point.figure(g.metric, g.percentile).high / g.limit_s for g in goals.goals)
+    if goals.attainment is None:
+        return worst
+    return max(worst, goals.attainment / max(attained(point, goals.goals).low, 1e-3))
+
+
+def _lower_share(
+    demand: Demand,
+    serving: Sequence[tuple[Candidate, Capacity]],
+    goals: Objectives,
+    estimator: Estimator,
+) -> Iterator[str]:
+    """The share of requests that the replicas there may be would have within all goals."""
+    if goals.attainment is None:
+        return
+    shares = []
+    for candidate, _ in serving:
+        most = _most_replicas(demand, candidate)
+        if not most:
+            continue
+        # Above what each has to carry: the search for the largest rate ends a few percent below it.
+        rate = 1.1 * demand.workload.peak_per_s / (most * TARGET_UTILISATION)
+        point = load_point(estimator, candidate.config, demand.workload, rate, goals)
+        share = math.floor(1000 * attained(point, goals.goals).low) / 1000
+        if not 0.5 <= share < goals.attainment:
+            continue
+        lower = replace(goals, attainment=share)
+        found = capacity(estimator, candidate.config, demand.workload, lower)
+        if _carries(demand, candidate, found):
+            shares.append((share, candidate.label))
+    if shares:
+        share, label = max(shares)
+        yield f"lower goals.attainment to {format_share(share)} (fits {label})"
 
 
 def _serving(
     demand: Demand,
     capacities: Sequence[tuple[Candidate, Capacity]],
     closest: Sequence[Rejection],
-    goals: Sequence[Goal],
+    goals: Objectives,
     estimator: Estimator,
 ) -> list[tuple[Candidate, Capacity]]:
     """Candidates that meet the goals at some rate; those ruled out before that was asked too."""

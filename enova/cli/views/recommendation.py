@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from textwrap import wrap
 
-from enova.base.units import format_bytes, format_duration, format_rate
+from enova.base.units import format_bytes, format_duration, format_rate, format_share
 from enova.cli.views.line import Line, columns
 from enova.spec.load import load_document
 from enova.spec.model import Lengths, Service, Traffic
@@ -38,11 +38,12 @@ def recommendation_lines(plan: Plan, *, verbose: bool = False) -> list[Line]:
         columns_shown = _latency_columns(service)
         lines.append(Line(_goals(name, service), bold=True))
         if told.get("from") == "sizing":
-            lines += _sized(told, columns_shown, verbose=verbose)
+            asked = service.goals.attainment is not None
+            lines += _sized(told, columns_shown, attained=asked, verbose=verbose)
         else:
             words = choice_words(_map(told["choice"]))
             lines += _folded(f"from {told.get('from')}: {words}")
-        lines += _predicted(_map(told["choice"]), columns_shown)
+        lines += _predicted(_map(told["choice"]), columns_shown, service)
         lines.append(Line())
     return lines
 
@@ -82,6 +83,10 @@ def _goals(name: str, service: Service) -> str:
             for p in PERCENTILES
             if p in limits
         ]
+    if service.goals.attainment is not None:
+        parts.append(f"all at once >= {format_share(service.goals.attainment)}")
+    if "success_rate" in service.goals.model_fields_set:
+        parts.append(f"success >= {format_share(service.goals.success_rate)}")
     return "  ".join(parts)
 
 
@@ -107,7 +112,8 @@ def _latency_columns(service: Service) -> tuple[str, ...]:
     return found or ("ttft_p95", "tpot_p95")
 
 
-def _sized(told: Data, shown: Sequence[str], *, verbose: bool) -> list[Line]:
+def _sized(told: Data, shown: Sequence[str], *, attained: bool, verbose: bool) -> list[Line]:
+    """The table; ``attained`` adds the share of requests within all goals at once."""
     rows = [_map(row) for row in _list(told["rows"])]
     # The chosen row is first, rejections are last: both belong into the short form.
     cut = rows if verbose or len(rows) <= MOST_ROWS else rows[:MOST_ROWS]
@@ -116,11 +122,12 @@ def _sized(told: Data, shown: Sequence[str], *, verbose: bool) -> list[Line]:
         "choice",
         "GPUs",
         *(f"{_metric(key)} ms" for key in shown),
+        *(["all goals %"] if attained else []),
         "KV spare",
         "$/h",
         "$/M tok",
     )
-    cells = [(*head, ""), *(_row(row, shown) for row in cut)]
+    cells = [(*head, ""), *(_row(row, shown, attained=attained) for row in cut)]
     texts = columns(cells, indent="  ", right=range(2, len(head)))
     lines = [Line()]
     for text, row in zip(texts, [None, *cut], strict=True):
@@ -129,6 +136,8 @@ def _sized(told: Data, shown: Sequence[str], *, verbose: bool) -> list[Line]:
     if len(cut) < len(rows):
         lines.append(Line(f"    and {len(rows) - len(cut)} more, shown with -v"))
     lines += _folded(f"numbers: {told['numbers']}")
+    for words in _list(told.get("not_predicted", ())):
+        lines += _folded(f"not predicted: {words}")
     lines += _memory(told)
     lines += _folded(f"chosen: {choice_words(_map(told['choice']))}")
     if verbose:
@@ -136,7 +145,7 @@ def _sized(told: Data, shown: Sequence[str], *, verbose: bool) -> list[Line]:
     return lines
 
 
-def _row(row: Data, shown: Sequence[str]) -> tuple[str, ...]:
+def _row(row: Data, shown: Sequence[str], *, attained: bool) -> tuple[str, ...]:
     latencies = _map(row["latencies"])
     spare = row.get("kv_spare")
     reason = str(row["reason"])
@@ -147,6 +156,7 @@ def _row(row: Data, shown: Sequence[str]) -> tuple[str, ...]:
         str(row["label"]),
         str(row["devices"]) if row["devices"] else "-",
         *(_figure(latencies.get(key)) for key in shown),
+        *([_shares(row.get("attainment"))] if attained else []),
         "" if spare is None else f"{100 * _number(spare):.0f} %",
         _money(row.get("usd_per_hour"), "{:.2f}"),
         _money(row.get("usd_per_million_tokens"), "{:.3g}"),
@@ -163,7 +173,7 @@ def _memory(told: Data) -> Iterable[Line]:
     yield from _folded(f"memory of one device: {words}")
 
 
-def _predicted(choice: Data, shown: Sequence[str]) -> Iterable[Line]:
+def _predicted(choice: Data, shown: Sequence[str], service: Service) -> Iterable[Line]:
     """What one replica is expected to do at the peak, and how sure that is."""
     prediction = _map(choice["prediction"])
     latencies = _map(prediction["latencies"])
@@ -171,7 +181,11 @@ def _predicted(choice: Data, shown: Sequence[str]) -> Iterable[Line]:
     parts.append(f"{_figure(prediction['tokens_per_s'], 1)} tokens/s")
     parts.append(f"{_figure(prediction['running'], 1)} running")
     attained = _map(prediction["attainment"])
-    parts.append(f"{100 * _number(attained['value']):.3g} % within the goals")
+    share = service.goals.attainment
+    if share is None:
+        parts.append(f"{format_share(_number(attained['value']))} within the goals")
+    else:
+        parts.append(f"{_shares(attained)} % within all goals, {format_share(share)} asked")
     word = "emulated" if choice["engine"] == "emulator" else "predicted"
     rate = format_rate(_number(prediction["rate_per_s"]))
     yield from _folded(f"{word} at {rate} a replica, {attained['source']}: {', '.join(parts)}")
@@ -204,6 +218,17 @@ def _figure(data: object, scale: float = 1000) -> str:
     if low == high:
         return f"{_short(value)}"
     return f"{_short(value)} ({_short(low)}-{_short(high)})"
+
+
+def _shares(data: object) -> str:
+    """A share with its interval, in percent."""
+    if data is None:
+        return ""
+    figure = _map(data)
+    value, low, high = (
+        format_share(_number(figure[key])).removesuffix(" %") for key in ("value", "low", "high")
+    )
+    return value if low == high else f"{value} ({low}-{high})"
 
 
 def _short(value: float) -> str:

@@ -15,14 +15,14 @@ from contextlib import contextmanager
 import click
 
 from enova.base.digest import plain
-from enova.base.units import format_duration, format_rate
+from enova.base.units import format_duration, format_rate, format_share
 from enova.cli.views.history import utc
 from enova.cli.views.line import Line, colour_wanted, columns, lively, put
 from enova.cli.views.outcome import base_urls
 from enova.effects.state.journal import Entry
 from enova.policy.signals import MEANINGS, ReplicaSignals, Signals
 from enova.stack.observed import Instance, Member, State
-from enova.workflows.status import Status
+from enova.workflows.status import GoalNow, Status, Verdict
 
 SCHEMA = 1
 SHOWN = {
@@ -43,6 +43,14 @@ COLOURS = {
     State.EXITED: "red",
     State.UNKNOWN: "yellow",
 }
+
+VERDICTS: Mapping[Verdict, str | None] = {
+    "missed": "red",
+    "met": "green",
+    "not known": "yellow",
+    "not measured": None,
+}
+"""What is said of goals, in this order, and its colour."""
 
 
 @contextmanager
@@ -96,6 +104,7 @@ def status_document(now: Status, stack: str, env: str) -> Mapping[str, object]:
         "members": plain(now.observed.members),
         "unreachable_hosts": plain(now.observed.unreachable_hosts),
         "signals": plain(now.signals),
+        "goals": plain(now.goals),
         "lease": plain(now.lease),
         "recent": plain(now.recent),
     }
@@ -126,6 +135,9 @@ def status_lines(now: Status, stack: str, env: str) -> list[Line]:
     lines += [Line(text) for text in columns(rows)]
     if not any(c.address == "gateway" for c in now.observed.components):
         lines.append(Line("  gateway  does not run", "red"))
+    if now.record.monitors_stopped:
+        words = f"{stack} --env {env}" if env else stack
+        lines.append(Line(f"  monitoring  stopped; start it with: enova mon start {words}"))
     for host in now.observed.unreachable_hosts:
         lines.append(Line(f"{host} does not answer: what runs there is unknown.", "yellow"))
     return [*lines, *_recent(now.recent)]
@@ -148,6 +160,7 @@ def _service(now: Status, service: str, url: str) -> Iterable[Line]:
         yield Line("  signals: none were read")
     else:
         yield from _signals(signals)
+    yield from _goals(now.goals.get(service, ()))
     members = {member.instance: member for member in now.observed.members.get(service, ())}
     numbers = signals.replicas if signals else {}
     rows = [_instance(one, members.get(one.id), numbers.get(one.id)) for one in instances]
@@ -169,6 +182,27 @@ def _signals(signals: Signals) -> Iterable[Line]:
         yield Line(f"    {note}")
 
 
+def _goals(goals: Iterable[GoalNow]) -> Iterable[Line]:
+    """One line a verdict, each goal with what is measured and what was asked."""
+    known = tuple(goals)
+    for verdict, colour in VERDICTS.items():
+        words = [_goal(one) for one in known if one.verdict == verdict]
+        if words:
+            yield Line(f"  goals {verdict}: {', '.join(words)}", colour)
+
+
+def _goal(one: GoalNow) -> str:
+    """``TTFT p95 120 ms (goal 400 ms)``."""
+    metric, _, percentile = one.goal.partition("_p")
+    name = f"{metric.upper()} p{percentile}" if percentile else one.goal.replace("_", " ")
+    share = one.unit == "share"
+    told = format_share if share else format_duration
+    measured = f" {told(one.measured)}" if one.measured is not None else ""
+    bound = f"at least {told(one.asked)}" if share else f"at most {told(one.asked)}"
+    why = f": {one.why}" if one.why else ""
+    return f"{name}{measured} (goal: {bound}{why})"
+
+
 def _told(name: str, value: float | None) -> str:
     """A signal in its unit, "" when it is not known."""
     if value is None:
@@ -177,7 +211,7 @@ def _told(name: str, value: float | None) -> str:
         case "requests/s" | "tokens/s":
             return format_rate(value)
         case "share":
-            return f"{100 * value:.3g} %"
+            return format_share(value)
         case "seconds":
             return format_duration(value)
     return f"{value:g}"

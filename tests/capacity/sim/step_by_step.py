@@ -94,8 +94,10 @@ class SlowReplica:
             seq.blocks.append(self.new_block())
         if self.limits.prefix_caching:
             for i, value in enumerate(seq.request.prefix[: seq.request.prompt_tokens // size]):
-                full = (i + 1) * size <= seq.computed + tokens
-                if full and value not in self.hash_of.values():
+                # Once, when it becomes full: a second copy of a cached block stays unknown, also
+                # when the first is evicted later. (vLLM would find it then.)
+                filled = seq.computed < (i + 1) * size <= seq.computed + tokens
+                if filled and value not in self.hash_of.values():
                     self.hash_of[seq.blocks[i]] = value
 
     def lacking(self, seq: Seq, tokens: int) -> int:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from enova.capacity.perf.point import LinearStepTime, ScaledStepTime
 from enova.capacity.sim.replica import ReplicaLimits, SimRequest
@@ -82,7 +86,42 @@ def test_attainment_counts_requests_within_every_goal() -> None:
     assert share == pytest.approx(0.5, abs=0.01)
     assert found.attainment([Goal("e2e", 95, 0.0)]) == 0.0
     assert found.attainment([]) == 1.0
-    assert found.attainment([Goal("ttft", 95, limit)], slower=1e6) == 0.0
+    assert found.attainment([Goal("ttft", 95, limit)], slower=lambda metric: 1e6) == 0.0
+
+
+def test_attainment_takes_the_widest_limit_of_a_metric() -> None:
+    found = report(run(requests(5, 200), [Member(STEP, LIMITS)]))
+    median, most = (Goal("ttft", p, found.percentile("ttft", p)) for p in (50, 99))
+    assert found.attainment([median, most]) == found.attainment([most])
+    assert found.attainment([median]) < 0.6
+
+
+def test_attainment_doubts_each_metric_by_its_own_factor() -> None:
+    found = report(run(requests(5, 200), [Member(STEP, LIMITS)]))
+    goals = [Goal("ttft", 95, found.percentile("ttft", 100)), Goal("e2e", 95, 1e6)]
+    assert found.attainment(goals) == 1.0
+    assert found.attainment(goals, slower=lambda metric: 2.0 if metric == "e2e" else 1.0) == 1.0
+    assert found.attainment(goals, slower=lambda metric: 2.0 if metric == "ttft" else 1.0) < 1.0
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(
+    rates=st.lists(st.floats(0.5, 40), min_size=2, max_size=4),
+    replicas=st.integers(1, 3),
+    ttft=st.floats(0.03, 0.5),
+    tpot=st.floats(0.012, 0.03),
+)
+def test_attainment_never_rises_with_load(
+    rates: list[float], replicas: int, ttft: float, tpot: float
+) -> None:
+    goals = [Goal("ttft", 95, ttft), Goal("tpot", 95, tpot)]
+    shares = []
+    for rate in sorted(rates):
+        asked = as_requests(sample(WORK, replicas * rate, count=400, seed=7), LIMITS)
+        found = report(run(asked, [Member(STEP, LIMITS)] * replicas))
+        shares.append(found.attainment(goals))
+    # A request may meet another step by chance at a higher rate: 2 % of them, 8 of 400.
+    assert all(later <= earlier + 0.02 for earlier, later in itertools.pairwise(shares))
 
 
 def test_percentiles() -> None:

@@ -16,7 +16,7 @@ from enova.capacity.inventory import CPU, Claim, Device, Host, Inventory
 from enova.capacity.perf.estimate import Calibration
 from enova.capacity.perf.point import LinearStepTime
 from enova.capacity.sim.replica import Replica
-from enova.capacity.sim.report import Goal
+from enova.capacity.sim.report import Goal, Objectives
 from enova.capacity.sizing.choice import Choice
 from enova.capacity.sizing.demand import Demand
 from enova.capacity.sizing.from_spec import demand_for, demand_key
@@ -291,7 +291,7 @@ def test_without_goals_only_the_queue_must_not_grow() -> None:
 
 def test_the_capacity_table_rises_and_begins_with_the_choice() -> None:
     choice = recommend(demand(engine="emulator"), LAPTOP).choice
-    table = capacity_table(choice, goals=GOALS, workload=WORK, most=4)
+    table = capacity_table(choice, goals=Objectives(GOALS), workload=WORK, most=4)
     assert table.rows[0] == (1, choice.rate_per_replica)
     assert [count for count, _ in table.rows] == [1, 2, 4]
     for replicas in (2, 3, 4, 9):
@@ -322,6 +322,7 @@ def from_spec(changes: dict[str, object]) -> Demand:
 def test_a_spec_becomes_a_demand() -> None:
     found = from_spec({})
     assert found.goals == (Goal("tpot", 99, 0.06), Goal("ttft", 95, 0.4))
+    assert (found.attainment, found.success_rate) == (None, None)
     assert (found.least, found.most) == (2, 4)
     assert found.pinned == {"max_num_seqs": 64, "max_model_len": 4096}
     assert found.workload.peak_per_s == found.workload.mean_per_s == 6
@@ -375,5 +376,6 @@ def test_the_key_in_the_lock_follows_what_was_asked_and_nothing_else() -> None:
     assert demand_key(base) == demand_key(from_spec({}))
     faster = replace(base, calibrations={"h100-sxm-80gb": Calibration(LinearStepTime(1, 1, 1, 1))})
     assert demand_key(faster) == demand_key(base)
-    for change in ({"goals": {"ttft": "300ms"}}, {"scale": {"min": 1, "max": 4}}):
+    stated = {"goals": {**SPEC["services"]["chat"]["goals"], "attainment": 0.9}}
+    for change in ({"goals": {"ttft": "300ms"}}, {"scale": {"min": 1, "max": 4}}, stated):
         assert demand_key(from_spec(change)) != demand_key(base)
