@@ -15,7 +15,7 @@ FORGET_AFTER_S = 1800.0
 """Longer than the longest delay and a slow start together, else a loop of slow failures is new
 each time."""
 HANG_AFTER_S = 60.0
-"""An engine with running requests whose step count stands still this long does no work."""
+"""An engine with open requests whose step count stands still this long does no work."""
 LOOK_EVERY_S = 30.0
 """Looks further apart than this do not show that an engine stood still in between: it may have
 been idle, with the requests of now only just begun."""
@@ -84,18 +84,18 @@ def waiting(memory: Memory, *, now: float) -> dict[str, float]:
 def hung(
     memory: Memory, steps: Mapping[str, tuple[float | None, float | None]], *, now: float
 ) -> tuple[tuple[str, ...], Memory]:
-    """Instances whose steps stand still while requests run. ``steps``: id to (steps, running).
+    """Instances whose steps stand still while requests are open. ``steps``: id to (steps, open).
 
     An instance without numbers keeps its last progress: not knowing is not hanging. Only looks
     in a row, each within ``LOOK_EVERY_S`` of the one before, show that it stood still.
     """
     progress = dict(memory.progress)
     stuck = []
-    for instance, (count, running) in sorted(steps.items()):
-        if count is None or running is None:
+    for instance, (count, pending) in sorted(steps.items()):
+        if count is None or pending is None:
             continue
         last = progress.get(instance)
-        stands = last is not None and count == last.steps and running > 0
+        stands = last is not None and count == last.steps and pending > 0
         if last is None or not stands or not 0 <= now - last.seen_s <= LOOK_EVERY_S:
             progress[instance] = Progress(count, now, now)
             continue

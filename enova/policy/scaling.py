@@ -3,8 +3,9 @@
 In: memory of earlier ticks, signals, the capacity table, bounds, supply and the time. Out: a
 decision with the reason in words, and the next memory. Reconciler and simulator call the same
 function. Scaling up is immediate and counts starting replicas as supply, so one burst is ordered
-once. Scaling down waits until fewer replicas have sufficed for the whole hold, and every number
-that matters was known all along: a tick that was blind starts the hold over.
+once. It goes by the last seconds too where chance does not explain them. Scaling down waits until
+fewer replicas have sufficed for the whole hold, and every number that matters was known all along:
+a tick that was blind starts the hold over.
 """
 
 from __future__ import annotations
@@ -17,6 +18,12 @@ from enova.policy.signals import Signals
 
 TARGET_UTILISATION = 0.85
 """Share of the table's rate that is planned for: the rest absorbs noise within one tick."""
+
+CHANCE = 3.0
+"""Standard deviations of its Poisson count by which recent arrivals must exceed what is planned.
+
+At 80 % of what the table says that n replicas carry, chance alone then adds one at most once in a
+day of looks every 5 s, whatever the rate (exact Poisson tails; with 2.5 up to 12 times)."""
 
 BACKLOG_DRAIN_S = 60.0
 """A queue inside the engines is planned to be worked off within this time."""
@@ -121,10 +128,11 @@ def decide(
 
     Never removes while the arrival rate or the engines' queue is unknown; never goes below the
     floor (``bounds.least``, at least one; zero only when ``to_zero`` and idle) nor above
-    ``bounds.most``, which holds at once.
+    ``bounds.most``, which holds at once. Recent arrivals only ever raise the count.
     """
     inputs: tuple[tuple[str, float | None], ...] = (
         ("arrival_rate", signals.arrival_rate),
+        ("recent_arrival_rate", signals.recent_arrival_rate),
         ("waiting", signals.waiting),
         ("serving", float(supply.serving)),
         ("starting", float(supply.starting)),
@@ -149,11 +157,19 @@ def decide(
             else "no request: none is needed"
         )
         return answer(0, reason, _remember(memory, 0, bounds=bounds, now=now))
-    backlog = _backlog(rate, waiting, table=table, supply=supply, current=current)
-    demand = (rate + backlog) / TARGET_UTILISATION
+    sure = surely(signals.recent_arrival_rate, signals.recent_s)
+    arriving = max(rate, sure)
+    backlog = _backlog(arriving, waiting, table=table, supply=supply, current=current)
+    demand = (arriving + backlog) / TARGET_UTILISATION
     need = table.replicas_for(demand, most=bounds.most)
     want = min(max(need + bounds.warm, floor), bounds.most)
-    load = f"{rate:.3g} requests/s" + (f" and {waiting:.0f} queued" if backlog else "")
+    load = f"{rate:.3g} requests/s"
+    if sure > rate:
+        load = (
+            f"{signals.recent_arrival_rate:.3g} requests/s in the last {signals.recent_s:.0f} s, "
+            f"at least {sure:.3g} beyond chance,"
+        )
+    load += f" and {waiting:.0f} queued" if backlog else ""
     if want > current:
         if need > current:
             why = f"{load} need {want}: {current} serve {table.rate(current):.3g} requests/s"
@@ -177,6 +193,17 @@ def decide(
     if watched < bounds.hold_s or held >= current:
         return answer(current, f"{load} need {want}: held at {current}", then)
     return answer(held, f"{load} needed at most {held} for {bounds.hold_s:.0f} s", then)
+
+
+def surely(rate: float | None, seconds: float) -> float:
+    """Requests/s that arrive at least, from a mean over ``seconds``; 0 when nothing is known.
+
+    The count of a Poisson process less ``CHANCE`` of its standard deviations, the root of it.
+    """
+    known = _number(rate)
+    if not known or not seconds > 0:
+        return 0.0
+    return max(known - CHANCE * math.sqrt(known / seconds), 0.0)
 
 
 def _number(value: float | None) -> float | None:

@@ -7,6 +7,10 @@ a window. Out: query texts that sources, dashboards and alerts share. Labels are
 Arrivals are counted where they happen, at the gateway. Envoy has no counter for them, but each
 attempt to reach an engine ends in exactly one of five counters, and each retry is counted too, so
 first attempts are their difference. Completions are never used: long answers would hide a burst.
+
+``rate()`` divides by the whole window also what it watched for a moment only, and so says too
+little after every start. Arrivals are therefore the difference of two readings over the time
+between them, and unknown until the counter is as old as the window.
 """
 
 from __future__ import annotations
@@ -73,11 +77,19 @@ def series(family: Family, name: str) -> str:
 
 
 def arrival_rate(services: Iterable[str], *, window_s: float) -> str:
-    """Requests/s that arrived, by ``CLUSTER_LABEL``."""
-    select, window = _clusters(services), duration(window_s)
-    rates = [f"sum by ({CLUSTER_LABEL}) (rate({name}{select}[{window}]))" for name in ATTEMPTS]
-    retries = f"sum by ({CLUSTER_LABEL}) (rate({RETRIES}{select}[{window}]))"
-    return f"clamp_min({' + '.join(rates)} - {retries}, 0)"
+    """Requests/s that arrived, by ``CLUSTER_LABEL``, over the window between two readings.
+
+    Absent while that is not known: the service, its gateway or Prometheus began less than a window
+    ago, counters began anew, or the readings are two windows apart.
+    """
+    select = _clusters(services)
+    grown = [_growth(f"{name}{select}", window_s) for name in ATTEMPTS]
+    retries = _growth(f"{RETRIES}{select}", window_s)
+    newer = f"timestamp({ATTEMPTS[0]}{select})"
+    older = f"timestamp({ATTEMPTS[0]}{select} offset {duration(window_s)})"
+    # One page holds all counters: the time between is the same for each of them.
+    between = f"max by ({CLUSTER_LABEL}) ({newer} - {older} < {2 * window_s:g})"
+    return f"clamp_min(({' + '.join(grown)} - {retries}) / {between}, 0)"
 
 
 def success_rate(services: Iterable[str], *, window_s: float) -> str:
@@ -144,6 +156,15 @@ def latency_quantile(
     """Seconds that ``share`` of the observations in the window do not exceed, by service."""
     selected = f"{series(family, name)}{_services(services)}[{duration(window_s)}]"
     return f"histogram_quantile({share:g}, sum by (le, {SERVICE_LABEL}) (rate({selected})))"
+
+
+def _growth(counter: str, window_s: float) -> str:
+    """How much a counter grew between its reading now and the one a window ago.
+
+    Each gateway has series of its own, so the next one has no reading of a window ago.
+    """
+    then, longest = f"{counter} offset {duration(window_s)}", duration(2 * window_s)
+    return f"sum by ({CLUSTER_LABEL}) ({counter} - {then} and resets({counter}[{longest}]) == 0)"
 
 
 def _clusters(services: Iterable[str], also: str = "") -> str:

@@ -25,6 +25,7 @@ class Recorded:
                 ({"envoy_cluster_name": "chat"}, "1.5")
             ],
             "clamp_min": [({"envoy_cluster_name": "chat"}, "12.5")],
+            "offset 10s": [({"envoy_cluster_name": "chat"}, "20")],
             "1 - (": [({"envoy_cluster_name": "chat"}, "0.99")],
             "label_replace": [({"envoy_cluster_name": "chat"}, "4")],
             "num_requests_running": [(labels, "3") for labels in replica],
@@ -68,6 +69,7 @@ def read(server: Pages) -> Signals:
 def nothing_known(seen: Signals) -> bool:
     numbers = (
         seen.arrival_rate,
+        seen.recent_arrival_rate,
         seen.success_rate,
         seen.running,
         seen.waiting,
@@ -86,6 +88,7 @@ def nothing_known(seen: Signals) -> bool:
 def test_all_signals_are_read(server: Pages) -> None:
     seen = read(server)
     assert (seen.arrival_rate, seen.success_rate, seen.seconds_since_arrival) == (12.5, 0.99, 4)
+    assert (seen.recent_arrival_rate, seen.recent_s) == (20, 10)
     assert (seen.running, seen.waiting, seen.kv_usage) == (6, 2, 0.5)
     assert (seen.ttft_p95, seen.itl_p95) == (0.4, 0.02)
     assert (seen.prompt_tokens_rate, seen.generation_tokens_rate) == (100, 50)
@@ -123,6 +126,15 @@ def test_a_gateway_not_read_lately_has_no_rate(
     seen = read(server)
     assert (seen.arrival_rate, seen.success_rate, seen.seconds_since_arrival) == (None,) * 3
     assert seen.notes == ("gateway: no fresh numbers",)
+
+
+def test_a_gateway_watched_for_less_than_a_window_has_no_rate_and_says_so(
+    server: Pages, recorded: Recorded
+) -> None:
+    recorded.values["clamp_min"] = []
+    seen = read(server)
+    assert seen.arrival_rate is None
+    assert seen.notes == ("gateway: too few samples for a rate yet",)
 
 
 @pytest.mark.parametrize(
@@ -176,8 +188,17 @@ def test_a_slow_prometheus_is_left_at_the_deadline(server: Pages, recorded: Reco
 
 
 def test_a_window_holds_several_scrapes_of_any_prometheus() -> None:
-    assert asking_every(5) == Asking(window_s=30, stale_s=15)
-    assert asking_every(30) == Asking(window_s=120, stale_s=75)
+    assert asking_every(5) == Asking(window_s=30, recent_s=10, stale_s=15)
+    assert asking_every(15) == Asking(window_s=60, recent_s=30, stale_s=37.5)
+    assert asking_every(30) == Asking(window_s=120, recent_s=60, stale_s=75)
+
+
+@pytest.mark.parametrize("every_s", [0.5, 1, 2, 3, 4, 5, 7, 10, 12, 15, 20])
+def test_the_recent_readings_are_whole_intervals_apart(every_s: float) -> None:
+    recent_s = asking_every(every_s).recent_s
+    assert recent_s >= 10
+    assert recent_s / every_s == int(recent_s / every_s) >= 2
+    assert recent_s <= asking_every(every_s).window_s
 
 
 class Fixed:
@@ -187,6 +208,7 @@ class Fixed:
         self.name = name
         self.answers = answers
         self.asked: list[str] = []
+        self.watched: list[str] = []
 
     def read(
         self,
@@ -198,6 +220,15 @@ class Fixed:
         self.asked += [target.service for target in targets]
         return {t.service: self.answers[t.service] for t in targets if t.service in self.answers}
 
+    def watch(
+        self,
+        targets: Sequence[ServiceTargets],
+        *,
+        now: float,
+        gateway: GatewayTarget | None = None,
+    ) -> None:
+        self.watched += [target.service for target in targets]
+
 
 def signals(source: str, rate: float | None, *, answered: int = 0) -> Signals:
     replicas = {f"r{i}": ReplicaSignals(answered=True) for i in range(answered)}
@@ -207,13 +238,21 @@ def signals(source: str, rate: float | None, *, answered: int = 0) -> Signals:
 CHAT, CODE = ServiceTargets("chat", (), "vllm"), ServiceTargets("code", (), "vllm")
 
 
-def test_the_second_source_is_asked_only_for_what_the_first_does_not_know() -> None:
+def test_the_second_source_answers_only_what_the_first_does_not_know() -> None:
     first = Fixed("a", {"chat": signals("a", 1.0), "code": signals("a", None)})
-    second = Fixed("b", {"code": signals("b", 2.0)})
+    second = Fixed("b", {"chat": signals("b", 9.0), "code": signals("b", 2.0)})
     found = FirstAnswering([first, second]).read([CHAT, CODE], now=1.0)
-    assert second.asked == ["code"]
+    assert second.watched == []
     assert (found["chat"].source, found["code"].source) == ("a", "b")
     assert found["code"].notes == ("a noted", "b noted"), "the fallback shows"
+
+
+def test_the_second_source_watches_while_the_first_knows_all() -> None:
+    first = Fixed("a", {"chat": signals("a", 1.0), "code": signals("a", 1.0)})
+    second = Fixed("b", {})
+    found = FirstAnswering([first, second]).read([CHAT, CODE], now=1.0)
+    assert (second.asked, second.watched) == ([], ["chat", "code"])
+    assert found["chat"].notes == ("a noted",)
 
 
 def test_when_nobody_knows_the_rate_the_most_replicas_count_and_no_number_is_made() -> None:

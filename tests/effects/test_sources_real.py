@@ -37,7 +37,6 @@ from enova.stack.render import prometheus as render
 from enova.stack.render.envoy import render_files
 from enova.stack.render.envoy_members import Member
 from enova.stack.render.envoy_settings import GatewayService, GatewaySettings
-from enova.stack.resources import PrometheusResource
 
 pytestmark = pytest.mark.real
 
@@ -351,15 +350,15 @@ def prometheus(site: Site, binary: Path) -> Iterator[tuple[str, subprocess.Popen
     own = [render.Target(site.gateway().endpoint, "gateway-1", "gateway")]
     (targets / "engines.json").write_text(json.dumps(render.targets("demo", engines)))
     (targets / "gateway.json").write_text(json.dumps(render.targets("demo", own)))
-    resource = PrometheusResource(port=None, scrape_interval_s=1.0, retention_s=3600.0)
     config = site.folder / "prometheus.yml"
-    config.write_text(json.dumps(render.config(resource, stack="demo", targets_dir=str(targets))))
+    document = render.config(stack="demo", scrape_interval_s=1.0, targets_dir=str(targets))
+    config.write_text(json.dumps(document))
     port = free_port()
     command = render.command(
         str(binary),
         config_path=str(config),
         data_dir=str(site.folder / "data"),
-        port=port,
+        listen=f"127.0.0.1:{port}",
         retention_s=3600.0,
     )
     url = f"http://127.0.0.1:{port}"
@@ -386,10 +385,12 @@ def test_both_sources_agree_and_neither_invents(site: Site, prometheus_binary: P
             return dict(source.read(site.targets(), now=time.time(), gateway=site.gateway()))
 
         with load(site, "chat", 20.0), load(site, "empty", 4.0):
-            end = time.monotonic() + window_s + 4
+            # Both begin at once: after two windows neither covers the time before the load.
+            end = time.monotonic() + 2 * window_s
             while time.monotonic() < end:
                 ours = look(scrape)
                 time.sleep(1.0)
+            until(lambda: look(asked)["chat"].arrival_rate is not None)
             ours, theirs = look(scrape), look(asked)
         for found in (ours["chat"], theirs["chat"]):
             assert found.notes == ()
@@ -433,3 +434,32 @@ def test_both_sources_agree_and_neither_invents(site: Site, prometheus_binary: P
         assert any(note.startswith("prometheus at ") for note in found.notes)
         alone = look(asked)["chat"]
         assert (alone.arrival_rate, alone.running, alone.seconds_since_arrival) == (None,) * 3
+
+
+def test_a_prometheus_that_has_just_begun_says_no_rate_rather_than_too_low_a_one(
+    site: Site, prometheus_binary: Path
+) -> None:
+    window_s = 10.0
+    scrape = ScrapeSource(windows=Windows(window_s=window_s))
+    with load(site, "chat", 20.0):
+        # As beside the Prometheus before this one: watching, without being asked.
+        for _ in range(10):
+            scrape.watch(site.targets(), now=time.time(), gateway=site.gateway())
+            time.sleep(1.0)
+        with prometheus(site, prometheus_binary) as (url, _):
+            asked = PrometheusSource(url, asking=Asking(window_s=window_s, stale_s=4.0))
+            both = FirstAnswering([asked, scrape])
+            told: list[Signals] = []
+
+            def prometheus_knows() -> bool:
+                now = time.time()
+                told.append(both.read(site.targets(), now=now, gateway=site.gateway())["chat"])
+                return told[-1].source == "prometheus"
+
+            until(prometheus_knows)
+            until(lambda: prometheus_knows() and len(told) > 100)
+    for found in told:
+        assert found.arrival_rate == pytest.approx(20, rel=0.2), found
+    before = [found for found in told if found.source == "scrape"]
+    assert "gateway: too few samples for a rate yet" in [n for f in before for n in f.notes]
+    assert all(found.notes == () for found in told if found.source == "prometheus")

@@ -92,12 +92,19 @@ class World:
     def new_source(self) -> ScrapeSource:
         return ScrapeSource(self.ring, windows=Windows(timeout_s=0.5))
 
+    def target(self) -> ServiceTargets:
+        pairs = tuple((f"r{i}", server.endpoint) for i, server in enumerate(self.servers))
+        return ServiceTargets("chat", pairs, "vllm", "0.32.0")
+
     def look(self, after: float = 10.0, *, gateway: bool = True) -> Signals:
         self.now += after
-        pairs = tuple((f"r{i}", server.endpoint) for i, server in enumerate(self.servers))
-        target = ServiceTargets("chat", pairs, "vllm", "0.32.0")
         where = GatewayTarget(self.gateway.endpoint) if gateway else None
-        return self.source.read([target], now=self.now, gateway=where)["chat"]
+        return self.source.read([self.target()], now=self.now, gateway=where)["chat"]
+
+    def watch(self, after: float = 10.0) -> None:
+        self.now += after
+        where = GatewayTarget(self.gateway.endpoint)
+        self.source.watch([self.target()], now=self.now, gateway=where)
 
 
 @pytest.fixture
@@ -201,22 +208,55 @@ def test_a_page_that_drips_is_cut_at_the_limit(world: World) -> None:
     assert seen.replicas["r1"].running == 1
 
 
-def test_a_restarted_gateway_counts_from_zero(world: World) -> None:
+def test_a_restarted_gateway_has_no_rate_across_the_restart(world: World) -> None:
+    """There was none for a while: a mean over that time would be too low."""
     world.envoy.sent = 5000
     world.look()
     world.envoy.sent = 20
-    assert world.look().arrival_rate == 2.0
+    seen = world.look()
+    assert seen.arrival_rate is None
+    assert seen.notes == ("gateway: too few samples for a rate yet",)
+    assert seen.seconds_since_arrival == 0
+    world.envoy.sent += 100
+    assert world.look().arrival_rate == 10.0
 
 
-def test_the_next_gateway_process_counts_from_zero(world: World) -> None:
+def test_the_next_gateway_process_has_no_rate_across_the_restart(world: World) -> None:
     """Even when its counters have already passed those of the one before."""
     world.envoy.sent = 5
     world.look()
-    with serving(Envoy(sent=40).page) as other:
+    envoy = Envoy(sent=40)
+    with serving(envoy.page) as other:
         world.gateway = other
         seen = world.look()
-    assert seen.arrival_rate == 4.0
-    assert seen.seconds_since_arrival == 0
+        assert seen.arrival_rate is None
+        assert seen.seconds_since_arrival == 0
+        envoy.sent += 50
+        assert world.look().arrival_rate == 5.0
+
+
+def test_a_source_that_only_watched_knows_the_rate_at_its_first_look(world: World) -> None:
+    for _ in range(6):
+        world.watch(after=5.0)
+        world.envoy.sent += 50
+    asked = [len(server.asked) for server in world.servers]
+    assert asked == [0, 0], "the gateway's page is enough"
+    seen = world.look(after=5.0)
+    assert (seen.arrival_rate, seen.recent_arrival_rate) == (10.0, 10.0)
+    assert seen.running == 2
+    assert seen.notes == ()
+
+
+def test_the_recent_rate_is_of_the_last_looks(world: World) -> None:
+    for sent in (0, 10, 10, 10, 10, 40, 60):
+        world.envoy.sent += sent
+        seen = world.look(after=5.0)
+    assert (seen.arrival_rate, seen.window_s) == (pytest.approx(140 / 30), 30)
+    assert (seen.recent_arrival_rate, seen.recent_s) == (10.0, 10.0)
+    world.envoy.sent += 100
+    seen = world.look(after=300.0)
+    assert seen.arrival_rate is not None
+    assert (seen.recent_arrival_rate, seen.recent_s) == (None, 0.0), "looks are too rare for it"
 
 
 @pytest.mark.parametrize("how", ["none", "error", "empty", "drip", "gone"])

@@ -29,11 +29,14 @@ def signals(
     waiting: float | None = 0.0,
     running: float | None = 0.0,
     quiet: float | None = None,
+    recent: float | None = None,
 ) -> Signals:
     return Signals(
         at_s=0.0,
         window_s=30.0,
         arrival_rate=rate,
+        recent_arrival_rate=recent,
+        recent_s=10.0,
         waiting=waiting,
         running=running,
         seconds_since_arrival=quiet,
@@ -73,9 +76,10 @@ rates = st.one_of(
 )
 queues = st.one_of(st.none(), st.just(0.0), st.floats(0, 500), st.just(math.nan))
 looks = st.builds(
-    lambda rate, waiting, running, quiet: signals(
-        rate, waiting=waiting, running=running, quiet=quiet
+    lambda rate, recent, waiting, running, quiet: signals(
+        rate, recent=recent, waiting=waiting, running=running, quiet=quiet
     ),
+    rates,
     rates,
     queues,
     st.one_of(st.none(), st.just(0.0), st.floats(0, 10)),

@@ -15,16 +15,18 @@ FAMILIES = queries.families("vllm", "0.32.0")
 CHAT = ["chat"]
 
 
-def cluster(name: str, values: str, *, also: str = "") -> dict[str, str]:
-    labels = f'envoy_cluster_name="chat", instance="gateway-1"{also}'
+def cluster(name: str, values: str, *, also: str = "", of: str = "gateway-1") -> dict[str, str]:
+    labels = f'envoy_cluster_name="chat", instance="{of}"{also}'
     return {"series": f"{name}{{{labels}}}", "values": values}
 
 
-def gateway(sent: str, **others: str) -> list[dict[str, str]]:
-    """All counters of attempts; those not given stand at zero."""
+def gateway(
+    sent: str, *, still: str = "0x120", of: str = "gateway-1", **others: str
+) -> list[dict[str, str]]:
+    """All counters of attempts; those not given are ``still``."""
     given = {queries.ATTEMPTS[0]: sent, **others}
     names = (*queries.ATTEMPTS, queries.RETRIES)
-    return [cluster(name, given.get(name, "0x120")) for name in names]
+    return [cluster(name, given.get(name, still), of=of) for name in names]
 
 
 def engine(family: queries.Family, instance: str, values: str, *, le: str = "") -> dict[str, str]:
@@ -40,14 +42,15 @@ def ask(
     expected: dict[str, float],
     *,
     at: str = "2m",
+    every_s: int = 5,
 ) -> None:
-    """Compare what ``query`` gives at ``at`` with ``expected``; series have a sample every 5 s."""
+    """Compare what ``query`` gives at ``at`` with ``expected``."""
     samples = [{"labels": labels, "value": value} for labels, value in expected.items()]
     document = {
         "evaluation_interval": "5s",
         "tests": [
             {
-                "interval": "5s",
+                "interval": f"{every_s}s",
                 "input_series": series,
                 "promql_expr_test": [{"expr": query, "eval_time": at, "exp_samples": samples}],
             }
@@ -77,11 +80,82 @@ def test_retries_are_no_arrivals_and_refused_requests_are(
 
 
 @pytest.mark.real
-def test_a_restart_of_the_gateway_is_no_negative_rate(
+@pytest.mark.parametrize(("at", "known"), [("29s", False), ("31s", True), ("36s", True)])
+def test_a_counter_younger_than_the_window_has_no_rate_and_then_the_right_one(
+    promtool_binary: Path, tmp_path: Path, at: str, known: bool
+) -> None:
+    """Prometheus has just begun, or the service is new: its first readings say too little."""
+    for begins_at in (0, 7000):
+        series = gateway(f"{begins_at}+50x24")
+        expected = {OF_CHAT: 10.0} if known else {}
+        ask(promtool_binary, tmp_path, series, RATE, expected, at=at)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    ("every_s", "window_s"), [(1, 10), (5, 10), (5, 30), (10, 20), (15, 30), (15, 60), (30, 120)]
+)
+def test_the_rate_is_exact_at_every_moment_between_two_readings(
+    promtool_binary: Path, tmp_path: Path, every_s: int, window_s: int
+) -> None:
+    series = gateway(f"0+{10 * every_s}x400", still="0x400")
+    query = queries.arrival_rate(CHAT, window_s=window_s)
+    for second in (300, 300 + every_s // 2, 300 + every_s - 1):
+        ask(
+            promtool_binary,
+            tmp_path,
+            series,
+            query,
+            {OF_CHAT: 10.0},
+            at=f"{second}s",
+            every_s=every_s,
+        )
+
+
+@pytest.mark.real
+def test_the_next_gateway_has_no_rate_until_it_is_as_old_as_the_window(
     promtool_binary: Path, tmp_path: Path
 ) -> None:
-    series = gateway("900+50x21 50+50x2")
-    ask(promtool_binary, tmp_path, series, RATE, {OF_CHAT: 10.0})
+    series = [
+        *gateway("0+50x10 stale", still="0x10 stale"),
+        *gateway("_x12 0+50x30", still="_x12 0x30", of="gateway-2"),
+    ]
+    ask(promtool_binary, tmp_path, series, RATE, {OF_CHAT: 10.0}, at="51s")
+    for at in ("56s", "61s", "71s", "89s"):
+        ask(promtool_binary, tmp_path, series, RATE, {}, at=at)
+    ask(promtool_binary, tmp_path, series, RATE, {OF_CHAT: 10.0}, at="91s")
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("at", ["50s", "51s", "61s", "71s", "76s", "81s", "111s"])
+def test_a_pause_of_prometheus_leaves_the_rate_exact(
+    promtool_binary: Path, tmp_path: Path, at: str
+) -> None:
+    """It was away for 20 s, and goes on with the same counters."""
+    pause = gateway("0+50x10 _x3 700+50x30", still="0x10 _x3 0x30")
+    ask(promtool_binary, tmp_path, pause, RATE, {OF_CHAT: 10.0}, at=at)
+
+
+@pytest.mark.real
+def test_after_a_long_pause_of_prometheus_there_is_no_rate(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    """A mean over minutes is not the rate of now."""
+    pause = gateway("0+50x10 _x15 1300+50x30", still="0x10 _x15 0x30")
+    ask(promtool_binary, tmp_path, pause, RATE, {}, at="2m11s")
+    ask(promtool_binary, tmp_path, pause, RATE, {OF_CHAT: 10.0}, at="2m41s")
+
+
+@pytest.mark.real
+def test_counters_that_began_anew_have_no_rate_for_a_while(
+    promtool_binary: Path, tmp_path: Path
+) -> None:
+    """Also those that have passed by now what they were before."""
+    series = gateway("20+50x10 50+50x30")
+    ask(promtool_binary, tmp_path, series, RATE, {OF_CHAT: 10.0}, at="51s")
+    for at in ("56s", "86s", "96s"):
+        ask(promtool_binary, tmp_path, series, RATE, {}, at=at)
+    ask(promtool_binary, tmp_path, series, RATE, {OF_CHAT: 10.0}, at="2m")
 
 
 @pytest.mark.real

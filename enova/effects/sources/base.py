@@ -58,12 +58,23 @@ class SignalSource(Protocol):
         """Signals of every service asked for. ``now`` in seconds since the epoch."""
         ...
 
+    def watch(
+        self,
+        targets: Sequence[ServiceTargets],
+        *,
+        now: float,
+        gateway: GatewayTarget | None = None,
+    ) -> None:
+        """Note what the next ``read`` needs to know a rate at once: nobody asks for one now."""
+        ...
+
 
 class FirstAnswering:
-    """Asks sources in order, the next one only for services whose arrival rate is still unknown.
+    """Asks sources in order, the next one only while a service's arrival rate is still unknown.
 
-    The rate decides because nothing is scaled without it. ``Signals.source`` says who answered,
-    ``notes`` keep what the earlier sources lacked, so a fallback shows in status and journal.
+    One that is not asked watches, so that it is not blind when it must answer. The rate decides
+    because nothing is scaled without it. ``Signals.source`` says who answered, ``notes`` keep what
+    the earlier sources lacked, so a fallback shows in status and journal.
     """
 
     name = "first-answering"
@@ -88,9 +99,12 @@ class FirstAnswering:
         left = list(targets)
         for source in self._sources:
             if not left:
-                break
-            for service, signals in source.read(left, now=now, gateway=gateway).items():
-                found[service] = _better(found.get(service), signals)
+                source.watch(targets, now=now, gateway=gateway)
+                continue
+            # All services, for a source forgets those that are gone.
+            answers = source.read(targets, now=now, gateway=gateway)
+            for service in [t.service for t in left if t.service in answers]:
+                found[service] = _better(found.get(service), answers[service])
             left = [t for t in left if _unknown(found.get(t.service))]
         blank = {t.service: Signals(at_s=now, window_s=0.0, source=self.name) for t in targets}
         return {service: found.get(service, empty) for service, empty in sorted(blank.items())}

@@ -27,13 +27,14 @@ _By = Mapping[tuple[str, ...], float]
 
 @dataclass(frozen=True)
 class Asking:
-    """Times in seconds. ``window_s`` must hold at least two scrapes.
+    """Times in seconds. ``window_s`` and ``recent_s`` must hold at least two scrapes.
 
     What Prometheus read longer than ``stale_s`` ago counts as not known. ``timeout_s`` bounds one
     query, ``deadline_s`` all of a look. ``lookback_s`` bounds how long an idle time can be seen.
     """
 
     window_s: float = 30.0
+    recent_s: float = 10.0
     stale_s: float = 15.0
     lookback_s: float = 3600.0
     timeout_s: float = 2.0
@@ -44,6 +45,8 @@ def asking_every(scrape_interval_s: float) -> Asking:
     """Times that suit a Prometheus which reads its targets this often."""
     return Asking(
         window_s=max(Asking.window_s, 4 * scrape_interval_s),
+        # Whole intervals, so that so much time lies between the two readings.
+        recent_s=scrape_interval_s * max(2, math.ceil(Asking.recent_s / scrape_interval_s)),
         stale_s=max(Asking.stale_s, 2.5 * scrape_interval_s),
     )
 
@@ -53,6 +56,7 @@ class _Answers:
     """What one look found, by signal, service and instance."""
 
     arrival_rate: _By = field(default_factory=dict)
+    recent_arrival_rate: _By = field(default_factory=dict)
     success_rate: _By = field(default_factory=dict)
     gateway_age: _By = field(default_factory=dict)
     idle: _By = field(default_factory=dict)
@@ -90,6 +94,15 @@ class PrometheusSource:
             for target in sorted(targets, key=lambda t: t.service)
         }
 
+    def watch(
+        self,
+        targets: Sequence[ServiceTargets],
+        *,
+        now: float,
+        gateway: GatewayTarget | None = None,
+    ) -> None:
+        """Nothing to do: Prometheus watches by itself."""
+
     def _ask_all(
         self,
         targets: Sequence[ServiceTargets],
@@ -104,6 +117,9 @@ class PrometheusSource:
             answers.gateway_age = ask(queries.gateway_age(services), (CLUSTER_LABEL,))
             answers.arrival_rate = ask(
                 queries.arrival_rate(services, window_s=asking.window_s), (CLUSTER_LABEL,)
+            )
+            answers.recent_arrival_rate = ask(
+                queries.arrival_rate(services, window_s=asking.recent_s), (CLUSTER_LABEL,)
             )
             answers.success_rate = ask(
                 queries.success_rate(services, window_s=asking.window_s), (CLUSTER_LABEL,)
@@ -167,6 +183,8 @@ class PrometheusSource:
             at_s=now,
             window_s=self._asking.window_s,
             arrival_rate=at_gateway(answers.arrival_rate),
+            recent_arrival_rate=at_gateway(answers.recent_arrival_rate),
+            recent_s=self._asking.recent_s,
             success_rate=at_gateway(answers.success_rate),
             running=total([replica.running for replica in replicas.values()]),
             waiting=total([replica.waiting for replica in replicas.values()]),

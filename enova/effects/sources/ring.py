@@ -52,14 +52,20 @@ class SampleRing:
         self.engines[instance_id] = self._with(self.engines.get(instance_id, ()), sample)
 
     def add_gateway(self, service: str, sample: GatewaySample) -> None:
-        """Remember one service's counters, and whether a request arrived since the last ones."""
+        """Remember one service's counters, and whether a request arrived since the last ones.
+
+        Counters that began anew say nothing of the time in between, when there was no gateway: a
+        rate across it would be too low.
+        """
         before = [s for s in self.gateway.get(service, ()) if s.at_s <= sample.at_s]
-        if before and before[-1].origin != sample.origin:
-            # Another process: whatever it counted came after the last look at the one before.
-            before.append(GatewaySample(before[-1].at_s, 0.0, 0.0, 0.0, 0.0, sample.origin))
-        self.gateway[service] = self._with(before, sample)
         known = self.arrivals.get(service)
         last = before[-1] if before else None
+        if last is not None and last.origin != sample.origin:
+            last = GatewaySample(last.at_s, 0.0, 0.0, 0.0, 0.0, sample.origin)
+            before = []
+        elif last is not None and sample.attempts < last.attempts:
+            before = []
+        self.gateway[service] = self._with(before, sample)
         if known is None or last is None or sample.at_s - last.at_s > self._keep_s:
             # What happened while nobody looked is not known: idle time starts over.
             self.arrivals[service] = Arrivals(sample.at_s, sample.at_s)

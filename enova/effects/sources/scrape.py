@@ -38,11 +38,13 @@ class Windows:
     """Times in seconds. ``window_s``: what rates and quantiles cover when looks are frequent.
 
     A rate needs samples ``least_s`` apart; a look that comes after more than ``longest_s`` starts
-    over. ``timeout_s`` is the whole time one page may take.
+    over. ``recent_s``: what the recent arrivals cover. ``timeout_s`` is the whole time one page may
+    take.
     """
 
     window_s: float = 30.0
-    least_s: float = 4.0
+    recent_s: float = 10.0
+    least_s: float = 8.0
     longest_s: float = 900.0
     timeout_s: float = 2.0
 
@@ -72,6 +74,27 @@ class ScrapeSource:
         for target in targets:
             self._take_engines(target, pages, notes[target.service], now=now)
         self._take_gateway(notes, gateway_page, origin=gateway.endpoint if gateway else "", now=now)
+        self._keep(targets, notes)
+        return {
+            target.service: self._signals(target, notes[target.service], now=now)
+            for target in sorted(targets, key=lambda t: t.service)
+        }
+
+    def watch(
+        self,
+        targets: Sequence[ServiceTargets],
+        *,
+        now: float,
+        gateway: GatewayTarget | None = None,
+    ) -> None:
+        """Remember the gateway's counters: one page, however many engines there are."""
+        _, page = asyncio.run(self._fetch((), gateway))
+        notes: dict[str, list[str]] = {target.service: [] for target in targets}
+        self._take_gateway(notes, page, origin=gateway.endpoint if gateway else "", now=now)
+        self._keep(targets, notes)
+
+    def _keep(self, targets: Sequence[ServiceTargets], notes: Mapping[str, list[str]]) -> None:
+        """Forget what is gone and write the file."""
         self._ring.keep_only(
             {instance for target in targets for instance, _ in target.instances}, notes.keys()
         )
@@ -81,10 +104,6 @@ class ScrapeSource:
             # A full disk must not blind the reconciler: only the next process lacks these samples.
             for mine in notes.values():
                 mine.append(f"samples were not kept on disk: {error}")
-        return {
-            target.service: self._signals(target, notes[target.service], now=now)
-            for target in sorted(targets, key=lambda t: t.service)
-        }
 
     async def _fetch(
         self, targets: Sequence[ServiceTargets], gateway: GatewayTarget | None
@@ -150,7 +169,8 @@ class ScrapeSource:
             instance: _replica(self._ring.engines.get(instance, ()), now=now)
             for instance, _ in sorted(target.instances)
         }
-        counters = self._chosen(self._ring.gateway.get(target.service, ()), now=now)
+        gateway = self._ring.gateway.get(target.service, ())
+        counters, recent = self._chosen(gateway, now=now), self._recent(gateway, now=now)
         if not counters and self._fresh(target.service, now=now):
             notes.append("gateway: too few samples for a rate yet")
         whole = all(replica.answered for replica in replicas.values())
@@ -159,8 +179,10 @@ class ScrapeSource:
         ]
         return Signals(
             at_s=now,
-            window_s=counters[-1].at_s - counters[0].at_s if counters else 0.0,
+            window_s=_span(counters),
             arrival_rate=_arrivals(counters),
+            recent_arrival_rate=_arrivals(recent),
+            recent_s=_span(recent),
             success_rate=_success(counters),
             running=total([replica.running for replica in replicas.values()]),
             waiting=total([replica.waiting for replica in replicas.values()]),
@@ -194,6 +216,13 @@ class ScrapeSource:
             longest_s=limits.longest_s,
         )
 
+    def _recent(self, samples: Sequence[GatewaySample], *, now: float) -> Sequence[GatewaySample]:
+        """The last ``recent_s``, or up to twice as much where looks are rarer."""
+        recent_s = self._windows.recent_s
+        return maths.in_window(
+            samples, now=now, window_s=recent_s, least_s=0.8 * recent_s, longest_s=2 * recent_s
+        )
+
     def _fresh(self, service: str, *, now: float) -> bool:
         samples = self._ring.gateway.get(service, ())
         return bool(samples) and samples[-1].at_s == now
@@ -208,6 +237,10 @@ def _replica(samples: Sequence[EngineSample], *, now: float) -> ReplicaSignals:
         return ReplicaSignals(answered=False)
     last = samples[-1]
     return ReplicaSignals(last.running, last.waiting, last.kv_usage, last.steps, answered=True)
+
+
+def _span(samples: Sequence[GatewaySample]) -> float:
+    return samples[-1].at_s - samples[0].at_s if samples else 0.0
 
 
 def _arrivals(counters: Sequence[GatewaySample]) -> float | None:
