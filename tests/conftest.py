@@ -10,13 +10,14 @@ import os
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from tests.parts import real
+from tests.parts import containers, real
 
 RUN_MARK = "ENOVA_TEST_RUN"
 
@@ -47,6 +48,30 @@ def envoy_binary() -> Path:
 @pytest.fixture(scope="session")
 def tiny_model() -> Path:
     return real.tiny_model()
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[containers.DockerEngine]:
+    """A real engine; this process and what it starts find Compose as a plugin of the client."""
+    engine = containers.docker_engine()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in engine.environment.items():
+            patch.setenv(name, value)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def docker_image(docker_engine: containers.DockerEngine) -> Callable[[str], str]:
+    """`docker_image("vllm")`: the reference of an image that is in the engine."""
+    return partial(containers.docker_image, docker_engine)
+
+
+@pytest.fixture
+def docker_project(docker_engine: containers.DockerEngine) -> Iterator[str]:
+    """A name for a compose project of this test alone; whatever is left of it is removed."""
+    project = f"enova-test-{uuid.uuid4().hex[:8]}"
+    yield project
+    docker_engine.sweep(project)
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ VERBS: dict[str, str] = {
     "logs": "Print the log of a replica or of the gateway.",
     "rollback": "Go back to an earlier applied state.",
     "lock": "Resolve choices and write enova.lock.",
+    "mon": "Look after the monitoring part: status, start, stop, check.",
     "reconcile": "Keep a stack at its spec: scale, heal, explain.",
     "destroy": "Stop everything of a stack and remove its files.",
     "render": "Write the files a plan would use, to read or to keep.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import re
 import socket
 import statistics
@@ -222,7 +223,8 @@ class GatewayAdmin:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    """HTTP over a unix socket."""
+    """HTTP over a unix socket. The path may be longer than a socket's may be (107 bytes): it is
+    reached through its folder's descriptor."""
 
     def __init__(self, path: Path, *, timeout: float) -> None:
         super().__init__("gateway", timeout=timeout)
@@ -232,7 +234,11 @@ class _UnixConnection(http.client.HTTPConnection):
         connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             connection.settimeout(self.timeout)
-            connection.connect(str(self._path))
+            folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                connection.connect(f"/proc/self/fd/{folder}/{self._path.name}")
+            finally:
+                os.close(folder)
         except OSError:
             connection.close()
             raise

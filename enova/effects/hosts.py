@@ -30,7 +30,7 @@ def probe(pool: spec.Pool, *, gpus: Callable[[], nvml.Seen] = nvml.gpus) -> Inve
     remote = [host.name for host in pool.hosts if host.address not in (None, *_HERE)]
     if remote:
         raise Refused(
-            f"target process runs everything on this machine, but host {remote[0]} has an "
+            f"target {pool.target} runs everything on this machine, but host {remote[0]} has an "
             "address. Leave pool.hosts out, or use another target"
         )
     seen = gpus()

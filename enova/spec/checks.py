@@ -13,7 +13,7 @@ from enova.base.problems import Problem, inert
 from enova.base.source import Path
 from enova.base.units import format_duration, format_rate
 from enova.spec.interpolate import SECRET_NAME
-from enova.spec.model import Device, Goals, Lengths, SecretReference, Service, Spec
+from enova.spec.model import Device, Goals, Lengths, Monitor, SecretReference, Service, Spec
 
 RESERVED = ("gateway", "monitoring", "v1", "health", "metrics", "admin")
 """Service names that would collide with addresses or with paths of the gateway."""
@@ -51,14 +51,32 @@ OWN_ARGUMENTS = {
 OWN_VARIABLES = ("CUDA_VISIBLE_DEVICES",)
 
 LOOKS_AT_DEFAULTS = frozenset(
-    ("E201", "E202", "E203", "E204", "E206", "E209", "E210", "E212", "E213", "E216", "E220")
+    (
+        "E201",
+        "E202",
+        "E203",
+        "E204",
+        "E206",
+        "E209",
+        "E210",
+        "E212",
+        "E213",
+        "E216",
+        "E220",
+        "E231",
+        "E232",
+    )
 )
 """Checks that may accuse a field which is only missing because its value was wrong."""
 ACROSS_SECTIONS = frozenset(("E209", "E216"))
 """Checks that look at more than one section of a service."""
 
+_TARGETS = ("process", "compose")
+"""Those that run replicas, each on this machine."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
+_LATENCIES = ("ttft", "tpot", "itl", "e2e")
 _PERCENTILES = ("p50", "p90", "p95", "p99")
+_MONITORS = ("prometheus", "alertmanager", "grafana", "tempo", "otel", "dcgm", "node")
 
 
 def check(spec: Spec) -> list[Problem]:
@@ -77,6 +95,11 @@ def notes(spec: Spec) -> list[Problem]:
     found: list[Problem] = []
     for name, service in spec.services.items():
         found.extend(_service_notes(("services", name), service, spec.pool.target))
+    if spec.pool.target == "process":
+        for key in _MONITORS:
+            if getattr(spec.monitoring, key).image is not None:
+                message = f"monitoring.{key}.image has no effect: the process target runs programs"
+                found.append(Problem("N301", message, ("monitoring", key, "image")))
     gateway = spec.gateway
     if gateway.host not in _LOOPBACK and not gateway.api_keys:
         message = f"anyone who reaches {inert(gateway.host)}:{gateway.port} may use the gateway"
@@ -143,7 +166,11 @@ def _longest(lengths: Lengths) -> float:
 
 def _goals(at: Path, service: Service) -> Iterator[Problem]:
     goals: Goals = service.goals
-    for key in ("ttft", "tpot", "itl", "e2e"):
+    if goals.attainment is not None and not any(getattr(goals, key) for key in _LATENCIES):
+        message = "goals.attainment: a share of requests within the latency goals, of which none is"
+        path = (*at, "goals", "attainment")
+        yield Problem("E231", f"{message} stated", path, "state goals.ttft, or leave it out")
+    for key in _LATENCIES:
         limits: dict[str, float] = getattr(goals, key) or {}
         stated = [percentile for percentile in _PERCENTILES if percentile in limits]
         for low, high in itertools.pairwise(stated):
@@ -243,7 +270,7 @@ def _names(spec: Spec) -> Iterator[Problem]:
 
 def _pool(spec: Spec) -> Iterator[Problem]:
     pool = spec.pool
-    if pool.target != "process":
+    if pool.target not in _TARGETS:
         message = f"pool.target: {pool.target} is not built yet"
         yield Problem("E217", message, ("pool", "target"), "use process")
     seen: set[str] = set()
@@ -253,8 +280,8 @@ def _pool(spec: Spec) -> Iterator[Problem]:
             message = f'pool.hosts: "{host.name}" is there twice'
             yield Problem("E211", message, (*here, "name"))
         seen.add(host.name)
-        if pool.target == "process" and host.address not in (None, *_LOOPBACK):
-            message = "pool.hosts: the process target runs on this machine only"
+        if pool.target in _TARGETS and host.address not in (None, *_LOOPBACK):
+            message = f"pool.hosts: the {pool.target} target runs on this machine only"
             yield Problem("E224", message, (*here, "address"), "leave address out")
         if host.devices != "auto":
             yield from _devices(here, host.devices)
@@ -291,9 +318,33 @@ def _gateway(spec: Spec) -> Iterator[Problem]:
     if tls is not None and tls.certificate == tls.key:
         message = "gateway.tls: certificate and key are the same file"
         yield Problem("E226", message, ("gateway", "tls", "key"))
-    if spec.monitoring.port is not None and spec.monitoring.port == spec.gateway.port:
-        message = f"monitoring.port: the gateway listens on {spec.gateway.port} already"
-        yield Problem("E220", message, ("monitoring", "port"))
+
+
+def _monitoring(spec: Spec) -> Iterator[Problem]:
+    monitoring = spec.monitoring
+    own = monitoring.prometheus.port
+    if own is not None and monitoring.port is not None and own != monitoring.port:
+        message = f"monitoring.port {monitoring.port} and monitoring.prometheus.port {own}"
+        yield Problem("E232", f"{message} are the same port", ("monitoring", "port"), "delete one")
+    taken = {spec.gateway.port: "the gateway"}
+    for key in _MONITORS:
+        part: Monitor = getattr(monitoring, key)
+        path: Path = ("monitoring", key, "port")
+        port = part.port
+        if key == "prometheus" and port is None:
+            port, path = monitoring.port, ("monitoring", "port")
+        if port is None or part.enabled == "off":
+            continue
+        if port in taken:
+            message = f"{'.'.join(map(str, path))}: {taken[port]} listens on {port} already"
+            yield Problem("E220", message, path)
+        taken.setdefault(port, f"monitoring.{key}")
+    if monitoring.alertmanager.webhook is not None:
+        yield from _reference(
+            ("monitoring", "alertmanager", "webhook"), monitoring.alertmanager.webhook
+        )
+    if monitoring.grafana.password is not None:
+        yield from _reference(("monitoring", "grafana", "password"), monitoring.grafana.password)
 
 
 _SERVICE_RULES: tuple[Callable[[Path, Service], Iterator[Problem]], ...] = (
@@ -304,7 +355,12 @@ _SERVICE_RULES: tuple[Callable[[Path, Service], Iterator[Problem]], ...] = (
     _scale,
     _rollout,
 )
-_SPEC_RULES: tuple[Callable[[Spec], Iterator[Problem]], ...] = (_names, _gateway, _pool)
+_SPEC_RULES: tuple[Callable[[Spec], Iterator[Problem]], ...] = (
+    _names,
+    _gateway,
+    _pool,
+    _monitoring,
+)
 
 
 def _service_notes(at: Path, service: Service, target: str) -> Iterator[Problem]:
@@ -320,7 +376,7 @@ def _service_notes(at: Path, service: Service, target: str) -> Iterator[Problem]
             if getattr(engine, key) is not None and not (key == "image" and target == "process"):
                 message = f"engine.{key} has no effect: the emulator is part of enova"
                 yield Problem("N301", message, (*at, "engine", key))
-    if goals.ttft is None and goals.tpot is None and goals.itl is None and goals.e2e is None:
+    if not any(getattr(goals, key) for key in _LATENCIES):
         message = f"{at[-1]} states no latency goal: the cheapest choice that carries the peak wins"
         yield Problem("N303", message, at, "goals.ttft and goals.tpot", at_key=True)
     for percentile, limit in (goals.e2e or {}).items():

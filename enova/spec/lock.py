@@ -1,14 +1,16 @@
 """``enova.lock``: the configurations that were chosen, committed beside the spec and reused.
 
 In: the file's text. Out: a ``Lock``, from which ``answers`` gives a service's choice as plain data
-while the demand it answered is unchanged. Choices are opaque here: ``capacity`` gives them meaning.
-The text is JSON, sorted, one line a value, so that equal locks are equal files.
+while the demand it answered is unchanged, and ``images_of`` what registries said of the images.
+Choices are opaque here: ``capacity`` gives them meaning. The text is JSON, sorted, one line a
+value, so that equal locks are equal files.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from enova.base.digest import plain
@@ -17,12 +19,15 @@ from enova.base.problems import Problem
 from enova.base.source import Span
 
 FILE_NAME = "enova.lock"
-FORMAT = 1
+FORMAT = 2
+READ_FORMATS = (1, FORMAT)
+"""Format 1 knew no images: what it locked is still locked, images are asked for anew."""
 DEFAULT_ENV = "default"
 """How the environment is called when ``--env`` was not given."""
 
 _ABOUT = "Written by `enova lock`. Commit it; do not edit it."
 _NEXT = "restore the file from version control, or delete it and run enova lock"
+_DIGEST = re.compile(r"^sha256:[0-9a-f]{64}$")
 _CONFLICT = ("<<<<<<<", "=======", ">>>>>>>")
 
 
@@ -36,8 +41,20 @@ class LockedService:
     catalog: str
 
 
+@dataclass(frozen=True)
+class LockedImage:
+    """What a registry said of an image when it was asked: its digest, or why there is none."""
+
+    digest: str | None
+    """``sha256:...``; None: the image goes by its tag."""
+    asked: str
+    """The day, UTC, ``2026-11-21``."""
+    answer: str = ""
+    """Why there is no digest."""
+
+
 Key = tuple[str, str, str]
-"""Stack, environment, service."""
+"""Stack, environment, service; or stack, environment, reference of an image by tag."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +62,18 @@ class Lock:
     """Everything locked in one file, for every stack and environment beside it."""
 
     entries: Mapping[Key, LockedService] = field(default_factory=dict)
+    images: Mapping[Key, LockedImage] = field(default_factory=dict)
 
     def with_service(self, key: Key, entry: LockedService) -> Lock:
         """A lock that holds ``entry`` under ``key``."""
         return replace(self, entries={**self.entries, key: entry})
+
+    def with_images(self, stack: str, env: str | None, images: Mapping[str, LockedImage]) -> Lock:
+        """A lock that holds these images of a stack, by reference, and no others of it."""
+        name = env or DEFAULT_ENV
+        others = {key: entry for key, entry in self.images.items() if key[:2] != (stack, name)}
+        mine = {(stack, name, reference): entry for reference, entry in images.items()}
+        return replace(self, images=others | mine)
 
     def keep_services(self, stack: str, env: str | None, services: frozenset[str]) -> Lock:
         """A lock without the stack's services that are no longer in its spec."""
@@ -69,13 +94,29 @@ def answers(
     return entry if entry is not None and entry.demand == demand else None
 
 
+def images_of(lock: Lock, stack: str, *, env: str | None) -> dict[str, LockedImage]:
+    """What is locked of a stack's images, by reference; of each only what was asked once."""
+    name = env or DEFAULT_ENV
+    return {key[2]: entry for key, entry in lock.images.items() if key[:2] == (stack, name)}
+
+
 def serialise(lock: Lock) -> str:
     """The file's text: the same for equal locks, with a newline at the end."""
-    stacks: dict[str, dict[str, dict[str, object]]] = {}
-    for (stack, env, service), entry in sorted(lock.entries.items(), key=lambda item: item[0]):
-        stacks.setdefault(stack, {}).setdefault(env, {})[service] = plain(entry)
-    document = {"about": _ABOUT, "format": FORMAT, "stacks": stacks}
+    document = {
+        "about": _ABOUT,
+        "format": FORMAT,
+        "stacks": _nested(lock.entries),
+        "images": _nested(lock.images),
+    }
     return json.dumps(document, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def _nested(entries: Mapping[Key, object]) -> dict[str, dict[str, dict[str, object]]]:
+    """By stack, environment and name."""
+    found: dict[str, dict[str, dict[str, object]]] = {}
+    for (stack, env, name), entry in entries.items():
+        found.setdefault(stack, {}).setdefault(env, {})[name] = plain(entry)
+    return found
 
 
 def parse_lock(text: str, *, file: str = FILE_NAME) -> Lock:
@@ -100,16 +141,39 @@ def parse_lock(text: str, *, file: str = FILE_NAME) -> Lock:
         raise _damage(file, f"the lock file is damaged: {error}") from error
     if not isinstance(document, dict):
         raise _damage(file, "the lock file is damaged: it is not a map")
-    if document.get("format") != FORMAT:
-        message = f"lock format {json.dumps(document.get('format'))[:40]} is not read by this enova"
-        raise _damage(file, message, f"this one reads format {FORMAT}: upgrade, or run enova lock")
-    entries: dict[Key, LockedService] = {}
-    for stack, envs in _map(file, document.get("stacks"), "stacks").items():
-        for env, services in _map(file, envs, stack).items():
-            for service, entry in _map(file, services, f"{stack}.{env}").items():
-                where = f"{stack}.{env}.{service}"
-                entries[stack, env, service] = _entry(file, entry, where)
-    return Lock(entries)
+    written = document.get("format")
+    if type(written) is not int or written not in READ_FORMATS:
+        message = f"lock format {json.dumps(written)[:40]} is not read by this enova"
+        raise _damage(
+            file, message, f"this one reads up to format {FORMAT}: upgrade, or run enova lock"
+        )
+    entries = {
+        key: _entry(file, entry, ".".join(key))
+        for key, entry in _flat(file, document.get("stacks"), "stacks")
+    }
+    images = {
+        key: _image(file, entry, f"images.{'.'.join(key)}")
+        for key, entry in _flat(file, document.get("images") if written > 1 else {}, "images")
+    }
+    return Lock(entries, images)
+
+
+def _flat(file: str, data: object, section: str) -> Iterator[tuple[Key, object]]:
+    """What ``_nested`` nested. Raises SpecError."""
+    for stack, envs in _map(file, data, section).items():
+        for env, named in _map(file, envs, stack).items():
+            for name, entry in _map(file, named, f"{stack}.{env}").items():
+                yield (stack, env, name), entry
+
+
+def _image(file: str, data: object, where: str) -> LockedImage:
+    entry = _map(file, data, where)
+    digest, asked, answer = (entry.get(key) for key in ("digest", "asked", "answer"))
+    if not (digest is None or (isinstance(digest, str) and _DIGEST.match(digest))):
+        raise _damage(file, f"the lock file is damaged: {where}.digest is not sha256:...")
+    if not isinstance(asked, str) or not isinstance(answer, str):
+        raise _damage(file, f'the lock file is damaged: {where} has no text "asked" or "answer"')
+    return LockedImage(digest, asked, answer)
 
 
 def _entry(file: str, data: object, where: str) -> LockedService:

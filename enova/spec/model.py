@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     StringConstraints,
+    WithJsonSchema,
 )
 from pydantic_core import CoreSchema
 
@@ -203,11 +204,18 @@ class Goals(Section):
     )
     itl: AtPercentiles | None = Field(None, description="Latency between two tokens of an answer.")
     e2e: AtPercentiles | None = Field(None, description="Whole request, arrival to last token.")
-    attainment: Fraction = Field(
-        0.99, description="Share of requests that must meet the goals.", examples=["99%"]
+    attainment: Fraction | None = Field(
+        None,
+        description="Share of requests that must be within all latency goals at once, each metric "
+        "by the limit of its highest percentile and ITL by a request's mean. Sizing and scaling "
+        "keep it beside the percentiles; left out, only those count.",
+        examples=["99%"],
     )
     success_rate: Fraction = Field(
-        0.999, description="Share of requests answered without error.", examples=["99.9%"]
+        0.999,
+        description="Share of requests answered without a 5xx. Measured at the gateway and set "
+        "against this by `enova status`; sizing predicts no refusals, so nothing is chosen by it.",
+        examples=["99.9%"],
     )
 
 
@@ -379,17 +387,112 @@ class Pool(Section):
     budget: PositivePrice | None = Field(None, description="Most the pool may cost.")
 
 
-class Monitoring(Section):
-    """How the stack is measured."""
+def _switched(value: object) -> object:
+    """YAML's booleans mean ``on`` and ``off``."""
+    return ("on" if value else "off") if isinstance(value, bool) else value
 
-    prometheus: Literal["auto", "on", "off"] = Field(
+
+Switch = Annotated[
+    Literal["auto", "on", "off"],
+    BeforeValidator(_switched),
+    WithJsonSchema({"enum": ["auto", "on", "off", True, False]}),
+]
+_ENABLED = _Shorthand("enabled")
+
+
+class Monitor(Section):
+    """One program of the stack's monitoring. Written alone, `auto`, `on` or `off`."""
+
+    enabled: Switch = Field(
         "auto",
-        description="`auto` runs Prometheus when its program is found, otherwise the reconciler "
-        "reads engines and gateway itself.",
+        description="`auto` runs it where the target can: on `process` when its program is on "
+        "PATH. `on` refuses where it cannot; `true` and `false` mean `on` and `off`.",
     )
-    port: int | None = Field(None, ge=1, le=65535, description="Prometheus' port; left out, free.")
+    port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="Port it is reached at; left out, a free one on `process`. On `compose` 32826 "
+        "for Prometheus, 32827 for Grafana, 32893 for OTLP, and none for the others.",
+    )
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    image: str | None = Field(
+        None, description="Container image; left out, the catalog's. `process` does not use one."
+    )
+
+
+class Alertmanager(Monitor):
+    """Who is told of alerts."""
+
+    webhook: SecretReference | None = Field(
+        None,
+        description="Where the URL is read that alerts are sent to, for example of a chat or an "
+        "on-call service; left out, alerts are only shown.",
+        examples=[{"env": "ALERTS_URL"}],
+    )
+
+
+class Grafana(Monitor):
+    """Dashboards."""
+
+    password: SecretReference | None = Field(
+        None,
+        description="Where the password of the user `admin` is read; left out, one is generated "
+        "and kept in the stack's state folder.",
+        examples=[{"file": "/run/secrets/grafana"}],
+    )
+
+
+class Otel(Monitor):
+    """The OpenTelemetry collector."""
+
+    sampling: Fraction = Field(
+        1.0,
+        description="Share of requests that are traced. A client's `traceparent` goes on; it can "
+        "forbid the tracing of its request, not force it.",
+        examples=["10%"],
+    )
+
+
+class Monitoring(Section):
+    """How the stack is measured, and which programs show it."""
+
+    prometheus: Annotated[Monitor, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
+        default_factory=lambda: Monitor.model_construct(),
+        description="Samples, rules and alerts. Without it the reconciler reads engines and "
+        "gateway itself.",
+    )
+    port: int | None = Field(
+        None, ge=1, le=65535, description="The same as `monitoring.prometheus.port`."
+    )
     scrape_interval: PositiveDuration = Field(5.0, description="Time between two readings.")
     retention: PositiveDuration = Field(86400.0 * 2, description="How long samples are kept.")
+    alertmanager: Annotated[Alertmanager, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
+        default_factory=lambda: Alertmanager.model_construct(),
+        description="Groups alerts and tells of them.",
+    )
+    grafana: Annotated[Grafana, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
+        default_factory=lambda: Grafana.model_construct(),
+        description="Dashboards. Not run on `process`.",
+    )
+    tempo: Annotated[Monitor, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
+        default_factory=lambda: Monitor.model_construct(),
+        description="Keeps traces. Not run on `process`.",
+    )
+    otel: Annotated[Otel, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
+        default_factory=lambda: Otel.model_construct(),
+        description="OpenTelemetry collector: takes traces by OTLP, the gateway's and the "
+        "engines' by themselves. Not run on `process`.",
+    )
+    dcgm: Annotated[Monitor, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
+        default_factory=lambda: Monitor.model_construct(),
+        description="DCGM exporter: what GPUs say of themselves, where there are any. Not run on "
+        "`process`.",
+    )
+    node: Annotated[Monitor, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
+        default_factory=lambda: Monitor.model_construct(),
+        description="Node exporter: what the machine says of itself.",
+    )
 
 
 def _not_a_boolean(value: object) -> object:

@@ -255,9 +255,9 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E217": (
         "A target that is not built yet",
-        "Only the process target runs replicas for now.",
-        "write target: process, or leave target out.",
-        "pool: {target: process}",
+        "Only the targets process and compose run replicas for now.",
+        "write target: compose, or leave target out for programs of this machine.",
+        "pool: {target: compose}",
     ),
     "E218": (
         "A reserved service name",
@@ -273,8 +273,8 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
     ),
     "E220": (
         "Two listeners on one port",
-        "Gateway and Prometheus cannot share a port.",
-        "change one, or leave monitoring.port out.",
+        "The gateway and the programs of monitoring cannot share a port.",
+        "change one, or leave the port below monitoring out.",
         "",
     ),
     "E221": (
@@ -297,8 +297,8 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
         "",
     ),
     "E224": (
-        "A remote host on the process target",
-        "The process target starts programs on this machine.",
+        "A remote host on a target of this machine",
+        "The targets process and compose run what they start on this machine.",
         "leave the address out.",
         "",
     ),
@@ -341,6 +341,19 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
         "Sizing computes with this argument, so it has to know its value.",
         "write a number, also as the engine reads it (8k is 8000, 8K is 8192), or leave it out.",
         "wrong:  args: {max-num-seqs: many}\nright:  args: {max-num-seqs: 64}",
+    ),
+    "E231": (
+        "A share of requests within no goals",
+        "goals.attainment says how many requests must be within all latency goals at once; without "
+        "such a goal every request is.",
+        "state goals.ttft, goals.tpot, goals.itl or goals.e2e, or leave attainment out.",
+        "wrong:  goals: {attainment: 99%}\nright:  goals: {ttft: 400ms, attainment: 99%}",
+    ),
+    "E232": (
+        "One port in two places",
+        "monitoring.port and monitoring.prometheus.port are the same setting.",
+        "delete one.",
+        "",
     ),
     "N301": (
         "A setting without effect",

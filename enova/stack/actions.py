@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from enova.stack.observed import Placement
-from enova.stack.resources import GatewayResource, PrometheusResource, ReplicaTemplate
+from enova.stack.resources import GatewayResource, MonitorResource, ReplicaTemplate
 
 
 @dataclass(frozen=True)
@@ -104,20 +104,33 @@ class StopGateway:
 
 
 @dataclass(frozen=True)
-class StartPrometheus:
-    """Start Prometheus with file_sd over the stack's target files."""
+class StartMonitor:
+    """Write this program's files and start it. Returns when it is ready."""
 
     component: str
-    prometheus: PrometheusResource
-    kind: Literal["start-prometheus"] = "start-prometheus"
+    monitor: MonitorResource
+    kind: Literal["start-monitor"] = "start-monitor"
 
 
 @dataclass(frozen=True)
-class StopPrometheus:
-    """Stop this Prometheus."""
+class ChangeMonitor:
+    """Write a running program's files anew and have it read them: only fields that it takes over
+    so (``MonitorResource.in_place``).
+
+    When it rejects them the old ones stay in force.
+    """
 
     component: str
-    kind: Literal["stop-prometheus"] = "stop-prometheus"
+    monitor: MonitorResource
+    kind: Literal["change-monitor"] = "change-monitor"
+
+
+@dataclass(frozen=True)
+class StopMonitor:
+    """Stop this program. What it has stored stays until the stack is removed."""
+
+    component: str
+    kind: Literal["stop-monitor"] = "stop-monitor"
 
 
 @dataclass(frozen=True)
@@ -137,8 +150,9 @@ Do = (
     | StartGateway
     | ChangeGateway
     | StopGateway
-    | StartPrometheus
-    | StopPrometheus
+    | StartMonitor
+    | ChangeMonitor
+    | StopMonitor
     | RemoveStack
 )
 

@@ -66,6 +66,7 @@ def slot_change(
         Verdict.FINISH: Symbol.UPDATE,
         Verdict.WEIGH: Symbol.UPDATE,
         Verdict.KEEP: Symbol.UPDATE,
+        Verdict.CHANGE: Symbol.UPDATE,
         Verdict.REPLACE: Symbol.REPLACE_STOP_FIRST
         if mode == "stop-first"
         else Symbol.REPLACE_START_FIRST,
@@ -86,13 +87,12 @@ def slot_change(
 
 
 def component_changes(difference: ComponentDifference) -> list[Change]:
-    """The change of the gateway or Prometheus, none when it stays."""
+    """The change of the gateway or a monitor, none when it stays."""
     symbols = {
         Verdict.START: Symbol.ADD,
         Verdict.REMOVE: Symbol.REMOVE,
-        Verdict.REPLACE: Symbol.UPDATE
-        if difference.address == addresses.GATEWAY
-        else Symbol.REPLACE_STOP_FIRST,
+        Verdict.REPLACE: Symbol.REPLACE_STOP_FIRST,
+        Verdict.CHANGE: Symbol.UPDATE,
         Verdict.KEEP: Symbol.UPDATE,
     }
     if difference.reason is None:

@@ -6,18 +6,20 @@ slot and component. Comparing never schedules: ``stack.schedule`` turns verdicts
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from enova.base import address as addresses
-from enova.stack.observed import Component, Instance, Observed, State
-from enova.stack.owners import Owner, Reason, owner, reason_for
+from enova.stack.images import by_tag
+from enova.stack.observed import Component, Instance, Observed, Placement, State
+from enova.stack.owners import IMAGES, Owner, Reason, owner, reason_for
 from enova.stack.record import Record
 from enova.stack.resources import (
+    WATCHED,
     Fields,
     GatewayResource,
-    PrometheusResource,
+    MonitorResource,
     Scalar,
     ServiceResource,
     Stack,
@@ -42,6 +44,8 @@ class Verdict(StrEnum):
     FINISH = "finish"
     """It runs and is the right one, but is not yet serving behind the gateway."""
     REPLACE = "replace"
+    CHANGE = "change"
+    """It takes over what differs while it runs."""
     REMOVE = "remove"
     WEIGH = "weigh"
 
@@ -61,7 +65,7 @@ class SlotDifference:
 
 @dataclass(frozen=True)
 class ComponentDifference:
-    """The gateway or Prometheus: the verdict, the live one, leftovers to clear, and why."""
+    """The gateway or a monitor: the verdict, the live one, leftovers to clear, and why."""
 
     address: str
     verdict: Verdict
@@ -78,21 +82,38 @@ class Intents:
     counts: Mapping[str, int] = field(default_factory=dict)
     count_reasons: Mapping[str, str] = field(default_factory=dict)
     replace: Mapping[str, str] = field(default_factory=dict)
-    """Instance id to reason in words: hung, slow."""
+    """Id of an instance or component to the reason in words: hung, not answering."""
     deferred: Mapping[str, float] = field(default_factory=dict)
     """Address to seconds it must still wait before it is started again."""
+
+
+@dataclass(frozen=True)
+class UnderWay:
+    """What is being carried out already: the plan leaves these addresses and places alone."""
+
+    stays: Mapping[str, bool] = field(default_factory=dict)
+    """Address to whether it holds a replica once that is done."""
+    placements: tuple[Placement, ...] = ()
+    """What is still going to be taken in the pool."""
 
 
 def field_changes(
     before: Fields, after: Fields, *, pinned: frozenset[str] = frozenset()
 ) -> tuple[FieldChange, ...]:
-    """The fields that differ, sorted by path. ``pinned``: arguments the spec states itself."""
+    """The fields that differ, sorted by path. ``pinned``: what the spec states itself."""
     old, new = dict(before), dict(after)
     return tuple(
-        FieldChange(path, old.get(path), new.get(path), owner(path, pinned))
+        FieldChange(path, was, becomes, _owner(path, was, becomes, pinned))
         for path in sorted(old.keys() | new.keys())
-        if old.get(path) != new.get(path)
+        if (was := old.get(path)) != (becomes := new.get(path))
     )
+
+
+def _owner(path: str, before: Scalar, after: Scalar, pinned: frozenset[str]) -> Owner:
+    """Of an image that the spec states, only the digest is locked."""
+    if path in IMAGES and isinstance(before, str) and isinstance(after, str):
+        return owner(path, pinned if by_tag(before) != by_tag(after) else frozenset())
+    return owner(path, pinned)
 
 
 def wanted_count(service: ServiceResource, record: Record, intents: Intents) -> int:
@@ -131,22 +152,37 @@ class Sides:
 
 
 def compare_service(
-    sides: Sides, observed: Observed, *, record: Record, intents: Intents, replace_lost: bool
+    sides: Sides,
+    observed: Observed,
+    *,
+    record: Record,
+    intents: Intents,
+    under_way: UnderWay,
+    replace_lost: bool,
 ) -> tuple[SlotDifference, ...]:
-    """A verdict for every slot that has an instance or should have one, sorted by slot."""
+    """A verdict for every slot that has an instance or should have one, sorted by slot.
+
+    Slots under way get none; those of them that stay count as replicas.
+    """
     service = sides.service
     count = wanted_count(service, record, intents)
+    busy = {
+        parsed[1]: stays
+        for address, stays in under_way.stays.items()
+        if (parsed := addresses.parse_replica(address)) and parsed[0] == service.name
+    }
     slots: dict[int, list[Instance]] = {}
     for instance in observed.of_service(service.name):
         parsed = addresses.parse_replica(instance.address)
-        if parsed is not None:
+        if parsed is not None and parsed[1] not in busy:
             slots.setdefault(parsed[1], []).append(instance)
     live = {
         slot: alive
         for slot, instances in slots.items()
         if (alive := [i for i in instances if not _gone(i, replace_lost=replace_lost)])
     }
-    kept = _kept_slots(live, count, service.template.digest, intents)
+    count = max(count - sum(busy.values()), 0)
+    kept = _kept_slots(live, count, service.template.digest, intents, busy=busy.keys())
     differences = []
     for slot in sorted(slots.keys() | kept):
         here = slots.get(slot, [])
@@ -187,42 +223,71 @@ def compare_removed(
 def compare_component(
     address: str,
     *,
-    wanted: GatewayResource | PrometheusResource | None,
-    recorded: GatewayResource | PrometheusResource | None,
+    wanted: GatewayResource | MonitorResource | None,
+    recorded: GatewayResource | MonitorResource | None,
     observed: Observed,
+    intents: Intents,
     destroyed: bool,
 ) -> ComponentDifference:
-    """The difference of the one gateway or Prometheus a stack has."""
+    """The difference of the one component at an address."""
     digest = wanted.digest if wanted else None
     there = sorted(
         (c for c in observed.components if c.address == address),
         key=lambda c: (c.state is State.EXITED, c.digest != digest, c.id),
     )
-    live = [c for c in there if c.state is not State.EXITED]
+    live = [c for c in there if c.state is not State.EXITED and c.id not in intents.replace]
     if wanted is None:
         if not there:
             return ComponentDifference(address, Verdict.KEEP)
         reason = Reason.DESTROYED if destroyed else Reason.REMOVED
         return ComponentDifference(address, Verdict.REMOVE, reason, there[0], tuple(there[1:]))
     if not live:
-        if there:
+        if any(c.state is not State.EXITED for c in there):
+            reason = Reason.UNHEALTHY
+        elif there:
             reason = Reason.FAILED_BEFORE
         else:
             reason = Reason.NEW if recorded is None else Reason.MISSING
         fields = field_changes((), wanted.fields()) if reason is Reason.NEW else ()
+        fields = _with_whole_services(fields)
         return ComponentDifference(address, Verdict.START, reason, None, tuple(there), fields)
     current, leftovers = live[0], tuple(c for c in there if c is not live[0])
     if current.digest == digest:
         left = Reason.INTERRUPTED if leftovers else None
         return ComponentDifference(address, Verdict.KEEP, left, current, leftovers)
-    changes = field_changes(current.fields, wanted.fields())
+    stated = (one.pinned for one in (wanted, recorded) if isinstance(one, MonitorResource))
+    changes = field_changes(
+        current.fields,
+        wanted.fields(),
+        pinned=frozenset(path for paths in stated for path in paths),
+    )
     reason = reason_for(
         {change.path: change.owner for change in changes},
         asked_moved=recorded is None or recorded.digest != digest,
-        choice_moved=False,
+        # All that is chosen of it is its image.
+        choice_moved=bool(changes),
         live_moved=recorded is None or recorded.digest != current.digest,
     )
-    return ComponentDifference(address, Verdict.REPLACE, reason, current, leftovers, changes)
+    changed = wanted.in_place(change.path for change in changes)
+    verdict = Verdict.CHANGE if changed else Verdict.REPLACE
+    told = _with_whole_services(changes)
+    return ComponentDifference(address, verdict, reason, current, leftovers, told)
+
+
+def _with_whole_services(changes: tuple[FieldChange, ...]) -> tuple[FieldChange, ...]:
+    """A service that a monitor begins or ends to watch as one field: the rest is its own."""
+    found: dict[str, FieldChange] = {}
+    for change in changes:
+        if change.path.startswith(WATCHED) and change.path.endswith(".engine"):
+            path = change.path.removesuffix(".engine")
+            if change.before is None or change.after is None:
+                found[path] = replace(change, path=path)
+    kept = [
+        change
+        for change in changes
+        if not any(change.path.startswith(f"{path}.") for path in found)
+    ]
+    return tuple(sorted([*kept, *found.values()], key=lambda change: change.path))
 
 
 def _gone(instance: Instance, *, replace_lost: bool) -> bool:
@@ -230,7 +295,12 @@ def _gone(instance: Instance, *, replace_lost: bool) -> bool:
 
 
 def _kept_slots(
-    live: Mapping[int, list[Instance]], count: int, digest: str, intents: Intents
+    live: Mapping[int, list[Instance]],
+    count: int,
+    digest: str,
+    intents: Intents,
+    *,
+    busy: Set[int],
 ) -> set[int]:
     """Which slots should hold a replica: the best of those that live, then the lowest free."""
 
@@ -246,7 +316,7 @@ def _kept_slots(
     kept = set(sorted(live, key=badness)[:count])
     free = 0
     while len(kept) < count:
-        if free not in live:
+        if free not in live and free not in busy:
             kept.add(free)
         free += 1
     return kept

@@ -54,7 +54,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Component:
-    """The gateway or Prometheus: at most one of each, except while one replaces the other."""
+    """The gateway or a monitor: at most one at an address, except while one replaces the other."""
 
     id: str
     address: str

@@ -36,6 +36,7 @@ class Reason(StrEnum):
     ORPHANED = "orphaned"
     REMOVED = "removed from the spec"
     DESTROYED = "destroyed"
+    REQUESTED = "on request"
 
 
 CHOSEN_ARGS = frozenset(
@@ -58,6 +59,14 @@ CHOSEN_ARGS = frozenset(
 )
 """Engine arguments sizing computes unless the spec pins them."""
 
+ADOPTED_ARGS = frozenset({"custom-histogram-buckets", "otlp-traces-endpoint"})
+"""Engine arguments that follow goals and monitoring and say only how the engine is measured. Unless
+the spec pins them they are not part of a replica's identity: none is replaced for them, a new one
+has them."""
+
+IMAGES = frozenset({"engine.image", "image"})
+"""Chosen unless the spec names it: by the engine's version, by this enova, by the lock's digest."""
+
 _BY_PREFIX: tuple[tuple[str, Owner], ...] = (
     ("engine.version", Owner.CHOICE),
     ("needs.", Owner.CHOICE),
@@ -70,8 +79,10 @@ _BY_PREFIX: tuple[tuple[str, Owner], ...] = (
 def owner(path: str, pinned: frozenset[str] = frozenset()) -> Owner:
     """The owner of a field by its path, for example ``args.max-num-seqs``.
 
-    ``pinned``: arguments the spec states itself.
+    ``pinned``: arguments and images the spec states itself.
     """
+    if path in IMAGES:
+        return Owner.SPEC if path in pinned else Owner.CHOICE
     if path.startswith("args.") and path.removeprefix("args.") in CHOSEN_ARGS - pinned:
         return Owner.CHOICE
     for prefix, who in _BY_PREFIX:

@@ -9,17 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from enova.base import address as addresses
 from enova.base.digest import digest, plain
+from enova.capacity.catalog import engines
 from enova.capacity.inventory import Inventory
 from enova.capacity.sizing.choice import Choice
+from enova.capacity.sizing.from_spec import goals_of
+from enova.spec.lock import LockedImage
 from enova.spec.model import Spec
-from enova.stack import desired
+from enova.stack import desired, edges
 from enova.stack.actions import Action
 from enova.stack.changes import (
     TAKES,
     Change,
+    Symbol,
     component_changes,
     order,
     settings_change,
@@ -30,6 +35,7 @@ from enova.stack.compare import (
     Intents,
     Sides,
     SlotDifference,
+    UnderWay,
     Verdict,
     compare_component,
     compare_removed,
@@ -47,14 +53,17 @@ from enova.stack.schedule import (
     Graph,
     schedule_destroyed_components,
     schedule_gateway,
-    schedule_prometheus,
+    schedule_monitor,
     schedule_removed,
     schedule_service,
 )
 from enova.stack.settings import POOL, Configured, compare_settings
 
-SCHEMA = 1
+SCHEMA = 2
+"""1 had Prometheus as its only monitor."""
 DESTROY_DRAIN_S = 30.0
+MONITORING = "monitoring"
+"""Address of whether the monitoring part is to run."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,8 @@ class Ask:
     spec: Spec
     document: Mapping[str, object]
     choices: Mapping[str, Choice]
+    images: Mapping[str, str] = field(default_factory=dict)
+    """By what it is for (``stack.images.used``), the image to run; empty on other targets."""
 
 
 @dataclass(frozen=True)
@@ -84,8 +95,13 @@ class Inputs:
     recorded: Ask | None
     observed: Observed
     inventory: Inventory
-    prometheus_available: bool
+    monitors: frozenset[str]
+    """Names of the monitors that the target can run."""
+    monitoring: Literal["start", "stop"] | None = None
+    """Asks about the monitoring part alone: from now on it runs, or it does not. None: about the
+    whole stack, of which that part stays stopped when the record says so."""
     intents: Intents = field(default_factory=Intents)
+    under_way: UnderWay = field(default_factory=UnderWay)
     spec_digest: str = ""
     lock_digest: str = ""
     recommendation: tuple[Mapping[str, object], ...] = ()
@@ -94,6 +110,15 @@ class Inputs:
     """Files the spec was read from, as the user named them."""
     demands: Mapping[str, str] = field(default_factory=dict)
     """By service, the demand its choice answers: under it the lock file keeps the choice."""
+    locked_images: Mapping[str, LockedImage] = field(default_factory=dict)
+    """By reference, what registries said of the images: the lock file keeps it."""
+
+    @property
+    def monitored(self) -> bool:
+        """Whether the monitoring part is to run."""
+        if self.monitoring is not None:
+            return self.monitoring == "start"
+        return not self.record.monitors_stopped
 
 
 @dataclass(frozen=True)
@@ -166,10 +191,14 @@ class Plan:
     destroys: bool = False
     next_document: Mapping[str, object] | None = None
     next_choices: Mapping[str, object] = field(default_factory=dict)
+    next_images: Mapping[str, str] = field(default_factory=dict)
     next_protected: tuple[str, ...] = ()
     recommendation: tuple[Mapping[str, object], ...] = ()
     sources: tuple[str, ...] = ()
     demands: Mapping[str, str] = field(default_factory=dict)
+    locked_images: Mapping[str, LockedImage] = field(default_factory=dict)
+    monitoring: Literal["start", "stop"] | None = None
+    """It is about the monitoring part alone."""
     schema: int = SCHEMA
 
     @property
@@ -191,7 +220,9 @@ class Plan:
             for change in self.changes
             if change.reason not in _LIVE_REASONS and not change.is_count
         }
-        return digest([self.next_document, self.next_choices, sorted(map(repr, essence))])
+        return digest(
+            [self.next_document, self.next_choices, self.next_images, sorted(map(repr, essence))]
+        )
 
 
 _LIVE_REASONS = frozenset(
@@ -223,24 +254,18 @@ def plan(inputs: Inputs) -> Plan:
     base = _base(inputs)
     draft = _Draft(
         inputs=inputs,
-        wanted=_stack(inputs.ask, inputs),
-        recorded=_stack(inputs.recorded, inputs),
+        wanted=_stack(inputs.ask, inputs, monitored=inputs.monitored),
+        recorded=_stack(inputs.recorded, inputs, monitored=not inputs.record.monitors_stopped),
         graph=Graph(salt=digest([base, inputs.record.serial])),
-        room=Room.of(_reachable(inputs), _held(inputs.observed)),
+        room=Room.of(_reachable(inputs), [*_held(inputs.observed), *inputs.under_way.placements]),
         notes=list(inputs.notes),
     )
-    components = _components(draft)
-    if inputs.ask is not None:
-        draft.gate = schedule_gateway(draft.graph, components[0], draft.wanted.gateway)
-        schedule_prometheus(draft.graph, components[1], draft.wanted.prometheus, gate=draft.gate)
-    draft.changes += [c for d in components for c in component_changes(d)]
-    _add_removed(draft)
-    draft.changes += _settings(draft)
-    _add_services(draft)
-    if inputs.ask is None and (
-        draft.graph.actions or inputs.observed.components or inputs.record.serial
-    ):
-        schedule_destroyed_components(draft.graph, components, drain_s=DESTROY_DRAIN_S)
+    if inputs.monitoring is None:
+        _add_all(draft)
+    else:
+        _add_monitors(draft, _monitors(draft))
+        draft.changes += _switched(inputs)
+    draft.notes += _monitoring_notes(inputs)
     cost = _cost(draft)
     ask = inputs.ask
     return Plan(
@@ -254,37 +279,106 @@ def plan(inputs: Inputs) -> Plan:
         cost=cost,
         guards=tuple(draft.guards),
         rollouts=tuple(draft.rollouts),
-        notes=tuple(draft.notes),
+        # Those of the plan that was shown are among the inputs of the one carried out.
+        notes=tuple(dict.fromkeys(draft.notes)),
         emulated=ask is not None and any(choice.emulated for choice in ask.choices.values()),
         target=ask.spec.pool.target if ask else "process",
         destroys=ask is None,
         next_document=ask.document if ask else None,
         next_choices={name: plain(choice) for name, choice in ask.choices.items()} if ask else {},
+        next_images=dict(ask.images) if ask else {},
         next_protected=tuple(s.name for s in draft.wanted.services if s.protect),
         recommendation=inputs.recommendation,
         sources=inputs.sources,
         demands=inputs.demands,
+        locked_images=inputs.locked_images,
+        monitoring=inputs.monitoring,
     )
 
 
-def _components(draft: _Draft) -> tuple[ComponentDifference, ComponentDifference]:
-    """The differences of gateway and Prometheus."""
+def _add_all(draft: _Draft) -> None:
+    """Gateway, monitors and services, or the end of all of them."""
     inputs = draft.inputs
-    gateway = compare_component(
+    gateway, monitors = _gateway(draft), _monitors(draft)
+    if inputs.ask is not None:
+        draft.gate = schedule_gateway(draft.graph, gateway, draft.wanted.gateway)
+    draft.changes += component_changes(gateway)
+    _add_monitors(draft, monitors)
+    _add_removed(draft)
+    draft.changes += _settings(draft)
+    _add_services(draft)
+    draft.notes += _edge_notes(inputs.ask)
+    if inputs.ask is None and (
+        draft.graph.actions or inputs.observed.components or inputs.record.serial
+    ):
+        schedule_destroyed_components(draft.graph, (gateway, *monitors), drain_s=DESTROY_DRAIN_S)
+
+
+def _gateway(draft: _Draft) -> ComponentDifference:
+    inputs = draft.inputs
+    return compare_component(
         addresses.GATEWAY,
         wanted=draft.wanted.gateway,
         recorded=draft.recorded.gateway,
         observed=inputs.observed,
+        intents=inputs.intents,
         destroyed=inputs.ask is None,
     )
-    prometheus = compare_component(
-        addresses.PROMETHEUS,
-        wanted=draft.wanted.prometheus,
-        recorded=draft.recorded.prometheus,
-        observed=inputs.observed,
-        destroyed=inputs.ask is None,
+
+
+def _monitors(draft: _Draft) -> tuple[ComponentDifference, ...]:
+    """The differences of every monitor that runs or should, by address."""
+    inputs = draft.inputs
+    wanted = {monitor.address: monitor for monitor in draft.wanted.monitors}
+    recorded = {monitor.address: monitor for monitor in draft.recorded.monitors}
+    live = {c.address for c in inputs.observed.components} - {addresses.GATEWAY}
+    found = (
+        compare_component(
+            address,
+            wanted=wanted.get(address),
+            recorded=recorded.get(address),
+            observed=inputs.observed,
+            intents=inputs.intents,
+            destroyed=inputs.ask is None,
+        )
+        for address in sorted(wanted.keys() | live)
     )
-    return gateway, prometheus
+    return tuple(
+        replace(one, reason=Reason.REQUESTED) if _on_request(one, inputs) else one for one in found
+    )
+
+
+def _on_request(difference: ComponentDifference, inputs: Inputs) -> bool:
+    """Whether it is the stopping or starting of the whole part that moves it."""
+    if difference.reason is Reason.REMOVED:
+        return not inputs.monitored
+    return difference.reason is Reason.NEW and inputs.monitoring == "start"
+
+
+def _add_monitors(draft: _Draft, differences: tuple[ComponentDifference, ...]) -> None:
+    for difference in differences:
+        name = addresses.parse_monitor(difference.address)
+        wanted = draft.wanted.monitor(name) if name is not None else None
+        if draft.inputs.ask is not None:
+            schedule_monitor(draft.graph, difference, wanted, gate=draft.gate)
+        draft.changes += component_changes(difference)
+
+
+def _switched(inputs: Inputs) -> list[Change]:
+    """That the monitoring part is to run or not from now on, where that is new."""
+    if inputs.monitored != inputs.record.monitors_stopped:
+        return []
+    detail = "runs from now on" if inputs.monitored else "stays stopped until it is started again"
+    return [Change(MONITORING, Symbol.UPDATE, Reason.REQUESTED, detail=detail)]
+
+
+def _monitoring_notes(inputs: Inputs) -> list[str]:
+    """What stays stopped, for those who would expect it to run."""
+    stopped = inputs.record.monitors_stopped and not inputs.monitored
+    if inputs.ask is None or not stopped:
+        return []
+    env = f" --env {inputs.env}" if inputs.env else ""
+    return [f"monitoring is stopped; start it with: enova mon start {inputs.stack}{env}"]
 
 
 def _add_removed(draft: _Draft) -> None:
@@ -325,6 +419,7 @@ def _add_services(draft: _Draft) -> None:
             inputs.observed,
             record=inputs.record,
             intents=inputs.intents,
+            under_way=inputs.under_way,
             replace_lost=replace_lost,
         )
         for service in draft.wanted.services
@@ -336,6 +431,21 @@ def _add_services(draft: _Draft) -> None:
 
     for service in sorted(draft.wanted.services, key=place):
         _add_service(draft, service, compared[service.name])
+
+
+def _edge_notes(ask: Ask | None) -> list[str]:
+    """Which goals an engine can only count nearly."""
+    if ask is None:
+        return []
+    return [
+        note
+        for name, service in sorted(ask.spec.services.items())
+        for note in edges.notes(
+            name,
+            engines.facts(ask.choices[name].engine, ask.choices[name].engine_version),
+            goals_of(service.goals).goals,
+        )
+    ]
 
 
 def _add_service(
@@ -408,6 +518,8 @@ def _settings(draft: _Draft) -> list[Change]:
 def _cost(draft: _Draft) -> Cost:
     """What the stack costs before and after; beyond the budget it may only get cheaper."""
     inputs = draft.inputs
+    if inputs.monitoring is not None:
+        return Cost(None, None)
     old = inputs.recorded.choices if inputs.recorded is not None else {}
     new = inputs.ask.choices if inputs.ask is not None else {}
     before = per_hour(old, inputs.record.counts)
@@ -422,6 +534,9 @@ def _cost(draft: _Draft) -> Cost:
 
 def next_record(made: Plan, record: Record) -> Record:
     """The record once ``made`` succeeded."""
+    if made.monitoring is not None:
+        stopped = made.monitoring == "stop"
+        return replace(record, serial=made.serial, monitors_stopped=stopped, applying=False)
     counts = {count.service: count.wanted for count in made.counts}
     return Record(
         stack=record.stack,
@@ -431,16 +546,20 @@ def next_record(made: Plan, record: Record) -> Record:
         choices={
             name: value for name, value in made.next_choices.items() if isinstance(value, Mapping)
         },
+        images=made.next_images,
         counts=counts,
         protected=made.next_protected,
+        monitors_stopped=record.monitors_stopped,
         applying=False,
     )
 
 
-def _stack(ask: Ask | None, inputs: Inputs) -> Stack:
+def _stack(ask: Ask | None, inputs: Inputs, *, monitored: bool) -> Stack:
     if ask is None:
         return Stack(inputs.stack)
-    return desired.build(ask.spec, ask.choices, prometheus=inputs.prometheus_available)
+    stack = desired.build(ask.spec, ask.choices, monitors=inputs.monitors, images=ask.images)
+    # Only then: services and gateway are the same whether their monitors run or not.
+    return stack if monitored else replace(stack, monitors=())
 
 
 def _base(inputs: Inputs) -> Base:
@@ -475,6 +594,10 @@ def _held(observed: Observed) -> list[Placement]:
 
 
 def _choice_moved(service: str, inputs: Inputs) -> bool:
+    """Whether the lock says something else of a service than what was last applied."""
     before = inputs.record.choices.get(service)
     after = inputs.ask.choices.get(service) if inputs.ask else None
-    return before is not None and after is not None and plain(before) != plain(after)
+    if before is None or after is None or inputs.ask is None:
+        return False
+    image_moved = inputs.record.images.get(service) != inputs.ask.images.get(service)
+    return image_moved or plain(before) != plain(after)

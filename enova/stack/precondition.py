@@ -9,16 +9,17 @@ from __future__ import annotations
 from enova.stack.actions import (
     Action,
     ChangeGateway,
+    ChangeMonitor,
     Do,
     Drain,
     Join,
     Leave,
     RemoveStack,
     StartGateway,
-    StartPrometheus,
+    StartMonitor,
     StartReplica,
     StopGateway,
-    StopPrometheus,
+    StopMonitor,
     StopReplica,
     WaitServing,
 )
@@ -42,7 +43,12 @@ def unmet(action: Action, observed: Observed) -> str | None:
                 return None  # a member may outlive its instance
             return _unmet_at(do, do.instance, observed.instance(do.instance), action.expects)
         case (
-            StartGateway() | ChangeGateway() | StopGateway() | StartPrometheus() | StopPrometheus()
+            StartGateway()
+            | ChangeGateway()
+            | StopGateway()
+            | StartMonitor()
+            | ChangeMonitor()
+            | StopMonitor()
         ):
             component = next((c for c in observed.components if c.id == do.component), None)
             return _unmet_at(do, do.component, component, action.expects)
@@ -55,7 +61,7 @@ def unmet(action: Action, observed: Observed) -> str | None:
 def _unmet_at(
     do: Do, name: str, found: Instance | Component | None, expects: str | None
 ) -> str | None:
-    if expects is None and isinstance(do, (StartReplica, StartGateway, StartPrometheus)):
+    if expects is None and isinstance(do, (StartReplica, StartGateway, StartMonitor)):
         return f"{name} exists already" if found is not None else None
     if found is None:
         return f"{name} is not there any more"

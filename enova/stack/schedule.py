@@ -22,16 +22,17 @@ from enova.base.errors import Bug
 from enova.stack.actions import (
     Action,
     ChangeGateway,
+    ChangeMonitor,
     Do,
     Drain,
     Join,
     Leave,
     RemoveStack,
     StartGateway,
-    StartPrometheus,
+    StartMonitor,
     StartReplica,
     StopGateway,
-    StopPrometheus,
+    StopMonitor,
     StopReplica,
     WaitServing,
 )
@@ -39,7 +40,7 @@ from enova.stack.compare import ComponentDifference, SlotDifference, Verdict
 from enova.stack.observed import Component, Instance, Observed, Placement, State
 from enova.stack.owners import Reason
 from enova.stack.placement import Room, Taken
-from enova.stack.resources import GatewayResource, PrometheusResource, ServiceResource
+from enova.stack.resources import GatewayResource, MonitorResource, ServiceResource
 
 STOP_MARGIN_S = 15.0
 """Kill grace beyond the engine's own shutdown timeout, which equals the drain timeout."""
@@ -213,11 +214,10 @@ def schedule_gateway(
 ) -> tuple[int, ...]:
     """Add the gateway's actions. Returns those that everything else waits for."""
     cause = _component_cause(difference)
-    stops = [
-        _stop_component(graph, old, cause=cause, after=())
-        for old in difference.leftovers
-        if old.state is State.EXITED
-    ]
+    # One that hangs holds the port, serves nobody and would never end its open requests.
+    hangs = difference.reason is Reason.UNHEALTHY
+    first = [old for old in difference.leftovers if hangs or old.state is State.EXITED]
+    stops = [_stop_component(graph, old, cause=cause, after=(), drain_s=0.0) for old in first]
     gate: tuple[int, ...] = ()
     current = difference.component
     if wanted is not None and difference.verdict is Verdict.START:
@@ -232,7 +232,7 @@ def schedule_gateway(
                 undo=(StopGateway(name, 0.0),),
             ),
         )
-    elif wanted is not None and difference.verdict is Verdict.REPLACE and current is not None:
+    elif wanted is not None and difference.verdict is Verdict.CHANGE and current is not None:
         gate = (
             graph.add(
                 difference.address,
@@ -243,41 +243,53 @@ def schedule_gateway(
             ),
         )
     for old in difference.leftovers:
-        if old.state is not State.EXITED:
+        if old not in first:
             _stop_component(graph, old, cause="another gateway serves", after=gate)
     return gate
 
 
-def schedule_prometheus(
+def schedule_monitor(
     graph: Graph,
     difference: ComponentDifference,
-    wanted: PrometheusResource | None,
+    wanted: MonitorResource | None,
     *,
     gate: Sequence[int],
 ) -> None:
-    """Add Prometheus' actions: the old one goes first, because both would write one database."""
+    """Add a monitor's actions. The old one goes first, because both would write one database."""
     cause = _component_cause(difference)
+    current = difference.component
     stops = []
-    for old in (difference.component, *difference.leftovers):
-        keeps = old is difference.component and difference.verdict is Verdict.KEEP
-        if old is not None and not keeps:
+    for old in (current, *difference.leftovers):
+        stays = old is current and difference.verdict in (Verdict.KEEP, Verdict.CHANGE)
+        if old is not None and not stays:
             stops.append(_stop_component(graph, old, cause=cause, after=()))
-    if wanted is not None and difference.verdict in (Verdict.START, Verdict.REPLACE):
-        name = graph.name(difference.address, wanted.digest)
+    if wanted is None:
+        return
+    if difference.verdict is Verdict.CHANGE and current is not None:
         graph.add(
             difference.address,
-            StartPrometheus(name, wanted),
+            ChangeMonitor(current.id, wanted),
             cause=cause,
             group=difference.address,
             after=[*stops, *gate],
-            undo=(StopPrometheus(name),),
+            expects=current.digest,
+        )
+    elif difference.verdict in (Verdict.START, Verdict.REPLACE):
+        name = graph.name(difference.address, wanted.digest)
+        graph.add(
+            difference.address,
+            StartMonitor(name, wanted),
+            cause=cause,
+            group=difference.address,
+            after=[*stops, *gate],
+            undo=(StopMonitor(name),),
         )
 
 
 def schedule_destroyed_components(
     graph: Graph, differences: Sequence[ComponentDifference], *, drain_s: float
 ) -> None:
-    """Stop gateway and Prometheus after every replica went, then remove the stack's files."""
+    """Stop gateway and monitors after every replica went, then remove the stack's files."""
     after = tuple(action.id for action in graph.actions)
     stops = []
     for difference in differences:
@@ -475,7 +487,7 @@ def _stop_component(
     if component.address == addresses.GATEWAY:
         do: Do = StopGateway(component.id, 0.0 if component.state is State.EXITED else drain_s)
     else:
-        do = StopPrometheus(component.id)
+        do = StopMonitor(component.id)
     return graph.add(
         component.address,
         do,

@@ -2,7 +2,7 @@
 
 Under the lease the plan's question is asked of the world once more. When the answer is essentially
 the plan that was shown, its actions are executed, otherwise it is refused: what is reviewed is
-what is applied. ``rollback``, ``destroy`` and the reconciler end here too.
+what is applied. ``rollback`` and ``destroy`` end here too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from enova.stack.plan import plan as make_plan
 from enova.workflows.choosing import Chosen, lock_digest_of
 from enova.workflows.loading import STDIN, Source, read
 from enova.workflows.lock import changed_services, write_lock
+from enova.workflows.pinning import changed_images
 from enova.workflows.plan import inputs_again
 from enova.workflows.wiring import Gathered, Site, Surroundings, gather, site
 
@@ -65,8 +66,8 @@ def check_files(saved: Plan, surroundings: Surroundings) -> None:
     if now.digest != saved.base.spec:
         raise Refused(f"{base} changed since the plan was made. Plan again: enova plan {base}")
     # A lock that came to say what the plan says has not moved away from it.
-    chosen = chosen_in(saved)
-    if lock_digest_of(now) != saved.base.lock and changed_services(now, chosen):
+    moved = changed_services(now, chosen_in(saved)) or changed_images(now, saved.locked_images)
+    if lock_digest_of(now) != saved.base.lock and moved:
         raise Refused(f"enova.lock changed since the plan was made. Plan again: enova plan {base}")
 
 
@@ -111,7 +112,7 @@ def keep_choices(made: Plan, surroundings: Surroundings) -> None:
     except SpecError:
         return
     if not moved:
-        write_lock(spec, chosen_in(made))
+        write_lock(spec, chosen_in(made), made.locked_images)
 
 
 def carry_out_held(
@@ -161,7 +162,7 @@ def ask_in(saved: Plan) -> Ask | None:
         if not isinstance(data, Mapping):
             raise Refused(f"not a saved plan: the choice of {name} is damaged")
         choices[name] = Choice.from_plain(data)
-    return Ask(load_document(saved.next_document), saved.next_document, choices)
+    return Ask(load_document(saved.next_document), saved.next_document, choices, saved.next_images)
 
 
 def chosen_in(saved: Plan) -> Chosen:

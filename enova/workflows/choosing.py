@@ -25,7 +25,7 @@ from enova.capacity.sizing.from_spec import demand_for, demand_key
 from enova.capacity.sizing.recommend import recommend
 from enova.effects.sources.models import read_config
 from enova.effects.sources.traces import read_lengths
-from enova.spec.lock import DEFAULT_ENV, FILE_NAME, Lock, answers, parse_lock
+from enova.spec.lock import DEFAULT_ENV, FILE_NAME, Lock, answers, images_of, parse_lock
 from enova.workflows.loading import Read
 
 __all__ = ["Chosen", "choose", "lock_digest_of", "read_lock"]
@@ -59,12 +59,14 @@ def read_lock(spec: Read) -> Lock:
 
 def lock_digest_of(spec: Read) -> str:
     """Digest of what the lock says about this spec's stack in its environment."""
+    lock = read_lock(spec)
     mine = {
         "/".join(key): plain(entry)
-        for key, entry in read_lock(spec).entries.items()
+        for key, entry in lock.entries.items()
         if key[:2] == (spec.spec.name, spec.env or DEFAULT_ENV)
     }
-    return digest(mine)
+    images = images_of(lock, spec.spec.name, env=spec.env or None)
+    return digest([mine, images] if images else mine)
 
 
 def choose(spec: Read, inventory: Inventory, *, upgrade: bool, locked: bool) -> Chosen:

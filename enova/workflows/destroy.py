@@ -19,6 +19,6 @@ def plan_destroy(here: Site) -> Plan:
             recorded=seen.recorded,
             observed=seen.observed,
             inventory=seen.inventory,
-            prometheus_available=seen.prometheus_available,
+            monitors=seen.monitors,
         )
     )

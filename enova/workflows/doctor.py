@@ -25,7 +25,15 @@ from enova.effects.drivers import ports
 from enova.effects.drivers.process_ground import find_programs
 from enova.effects.state.store import StateDir, list_stacks
 from enova.spec.model import Gateway, Pool
+from enova.stack import monitoring
 from enova.workflows.wiring import Surroundings
+
+WITHOUT = {
+    monitoring.PROMETHEUS: "Without it the reconciler reads metrics itself",
+    monitoring.ALERTMANAGER: "Without it nobody is told of alerts",
+    monitoring.NODE_EXPORTER: "Without it nothing is known of the machine's load",
+}
+"""What is missing where a monitor's program is."""
 
 LEAST_PYTHON = (3, 11)
 FREE_DISK_FAIL = 2**30
@@ -50,6 +58,7 @@ def doctor(surroundings: Surroundings) -> list[Check]:
         _system(),
         *_state(surroundings),
         *_programs(surroundings),
+        *_docker(surroundings),
         *_devices(surroundings),
         _port(surroundings),
     ]
@@ -116,18 +125,21 @@ def _programs(surroundings: Surroundings) -> Iterator[Check]:
         else:
             found = re.search(r"/(\d+\.\d+\.\d+)/", said.text)
             yield Check("envoy", "ok", f"{found[1] if found else said.text} at {known.envoy}")
-    if known.prometheus is None:
-        remedy = "Optional: put prometheus on PATH. Without it the reconciler reads metrics itself"
-        yield Check("prometheus", "warn", "not found", remedy)
-    else:
-        said = programs.ask([str(known.prometheus), "--version"])
-        if said.problem:
-            found_text = f"{known.prometheus} does not run: {said.problem}"
-            yield Check("prometheus", "fail", found_text, "Reinstall it, or take it off PATH")
-        else:
-            version = said.text.split(" (")[0].removeprefix("prometheus, version ")
-            yield Check("prometheus", "ok", f"{version} at {known.prometheus}")
+    for name in WITHOUT:
+        yield _monitor(name, known.monitors.get(name))
     yield _vllm(known.engines.get("vllm"))
+
+
+def _monitor(name: str, program: Path | None) -> Check:
+    if program is None:
+        remedy = f"Optional: put {monitoring.PROGRAMS[name][0]} on PATH. {WITHOUT[name]}"
+        return Check(name, "warn", "not found", remedy)
+    said = programs.ask([str(program), "--version"])
+    if said.problem:
+        found = f"{program} does not run: {said.problem}"
+        return Check(name, "fail", found, "Reinstall it, or take it off PATH")
+    version = re.search(r", version (\S+)", said.text)
+    return Check(name, "ok", f"{version[1] if version else said.text} at {program}")
 
 
 def _vllm(program: Path | None) -> Check:
@@ -142,6 +154,25 @@ def _vllm(program: Path | None) -> Check:
     except ValueError as error:
         return Check("vllm", "fail", f"{version} at {program}", str(error))
     return Check("vllm", "ok", f"{version} at {program}")
+
+
+def _docker(surroundings: Surroundings) -> Iterator[Check]:
+    """Only the compose target needs it, so what is missing warns."""
+    # Docker's library is heavy, and of this page only.
+    from enova.effects.drivers import docker_check
+
+    found = docker_check.look(surroundings.environment)
+    only = "Only pool.target: compose needs it"
+    remedy = f"{only}. {found.remedy}" if found.remedy else only
+    if not found.engine:
+        yield Check("docker", "warn", found.problem, remedy)
+        return
+    gpus = "" if found.gpus else ", without NVIDIA's container toolkit"
+    yield Check("docker", "ok", f"{found.engine}{gpus}")
+    if found.compose:
+        yield Check("docker compose", "ok", found.compose)
+    else:
+        yield Check("docker compose", "warn", found.problem, remedy)
 
 
 def _devices(surroundings: Surroundings) -> Iterator[Check]:

@@ -33,6 +33,7 @@ REASONS: Mapping[Reason, str] = {
     Reason.ORPHANED: "it runs and belongs to this stack, but nothing on record asks for it",
     Reason.REMOVED: "the spec does not have it any more",
     Reason.DESTROYED: "the whole stack is destroyed",
+    Reason.REQUESTED: "enova mon was told to start or stop the monitoring part",
 }
 """Every reason a plan may give for a change."""
 

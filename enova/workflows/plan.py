@@ -9,10 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from enova.base.errors import Refused
+from enova.capacity.catalog import images
+from enova.stack import monitoring
 from enova.stack.plan import Ask, Inputs, Plan
 from enova.stack.plan import plan as make_plan
 from enova.workflows.choosing import Chosen, choose
 from enova.workflows.loading import Read, Source, read
+from enova.workflows.pinning import Asking, Pinned, pin, refuse_unlocked
 from enova.workflows.wiring import Gathered, Site, Surroundings, gather, site
 
 
@@ -37,33 +40,33 @@ def plan(source: Source, surroundings: Surroundings, *, locked: bool = False) ->
     here = site(surroundings, spec.spec.name, env=spec.env, pool=spec.spec.pool)
     seen = gather(here)
     chosen = choose(spec, seen.inventory, upgrade=False, locked=locked)
-    made = make_plan(inputs_for(here, spec, seen, chosen))
+    asking: Asking = "nobody" if locked else "unknown"
+    pinned = pin(spec, here, chosen.choices, monitors=seen.monitors, asking=asking)
+    if locked:
+        refuse_unlocked(spec, pinned, applied=seen.record.images)
+    made = make_plan(inputs_for(here, spec, seen, chosen, pinned))
     return Planned(made, here, chosen, spec, seen.observed.unreachable_hosts)
 
 
-def inputs_for(here: Site, spec: Read, seen: Gathered, chosen: Chosen) -> Inputs:
+def inputs_for(here: Site, spec: Read, seen: Gathered, chosen: Chosen, pinned: Pinned) -> Inputs:
     """What the planner needs for a spec."""
-    monitoring = spec.spec.monitoring.prometheus
-    if monitoring == "on" and not seen.prometheus_available:
-        raise Refused(
-            "monitoring.prometheus is on, but no prometheus program is found on PATH. Install "
-            "it, or set it to auto"
-        )
+    _refuse_missing(spec, seen)
     return Inputs(
         stack=spec.spec.name,
         env=spec.env,
-        ask=Ask(spec.spec, spec.document, chosen.choices),
+        ask=Ask(spec.spec, spec.document, chosen.choices, pinned.images),
         record=seen.record,
         recorded=seen.recorded,
         observed=seen.observed,
         inventory=seen.inventory,
-        prometheus_available=seen.prometheus_available,
+        monitors=seen.monitors,
         spec_digest=spec.digest,
         lock_digest=chosen.lock_digest,
         recommendation=chosen.explained,
-        notes=chosen.notes,
+        notes=(*chosen.notes, *pinned.notes, *_left_out(spec, seen)),
         sources=spec.files,
         demands=chosen.demands,
+        locked_images=pinned.locked,
     )
 
 
@@ -77,14 +80,48 @@ def inputs_again(here: Site, saved: Plan, seen: Gathered, ask: Ask | None) -> In
         recorded=seen.recorded,
         observed=seen.observed,
         inventory=seen.inventory,
-        prometheus_available=seen.prometheus_available,
+        monitors=seen.monitors,
         spec_digest=saved.base.spec,
         lock_digest=saved.base.lock,
         recommendation=saved.recommendation,
         notes=saved.notes,
         sources=saved.sources,
         demands=saved.demands,
+        locked_images=saved.locked_images,
+        monitoring=saved.monitoring,
     )
+
+
+def _refuse_missing(spec: Read, seen: Gathered) -> None:
+    """Raise Refused when a monitor is ``on`` that the target cannot run."""
+    for name in monitoring.missing(spec.spec, runs=seen.monitors):
+        key = f"monitoring.{monitoring.KEYS[name]}"
+        why, remedy = _why_missing(name, spec)
+        raise Refused(f"{key} is on, but {why}. {remedy}, or set {key} to auto")
+
+
+def _why_missing(name: str, spec: Read) -> tuple[str, str]:
+    """Why this target cannot run a monitor, and what to do about it."""
+    if spec.spec.pool.target == "process":
+        programs = monitoring.PROGRAMS.get(name)
+        if programs is None:
+            return "the target process does not run it", "Use pool.target: compose"
+        return f"{' or '.join(programs)} is not on PATH", "Install it"
+    asked = monitoring.part(spec.spec.monitoring, name).image
+    image = asked or images.program_image(name).reference
+    needs = f"its image {image} is neither here nor can it be pulled"
+    if name == monitoring.DCGM_EXPORTER:
+        return f"there are no GPUs for it, or {needs}", "Pull it"
+    return needs, "Pull it"
+
+
+def _left_out(spec: Read, seen: Gathered) -> tuple[str, ...]:
+    """A note of the first plan: what ``auto`` leaves out because the target cannot run it."""
+    names = monitoring.left_out(spec.spec, runs=seen.monitors)
+    if not names or seen.record.serial:
+        return ()
+    target = spec.spec.pool.target
+    return (f"monitoring goes without {', '.join(names)}: the target {target} has none here",)
 
 
 def without_recommendation(planned: Planned) -> Planned:

@@ -20,14 +20,15 @@ from enova.stack import desired
 from enova.stack.document import plan_to_json
 from enova.stack.observed import Member, Placement
 from enova.stack.plan import Ask, Plan
-from enova.stack.render import engine, prometheus
+from enova.stack.render import engine, monitors
 from enova.stack.render.envoy import render_files
 from enova.stack.render.envoy_members import Member as RenderedMember
 from enova.stack.render.envoy_members import render_members
 from enova.stack.render.envoy_secrets import CERTIFICATE_FILE, KEYS_FILE
 from enova.stack.render.gateway_settings import GatewayPlaces, settings_of
 from enova.stack.render.unit import ReconcileUnit, render_unit
-from enova.stack.resources import GatewayResource, ReplicaTemplate, Stack
+from enova.stack.resources import GatewayResource, MonitorResource, ReplicaTemplate, Stack
+from enova.workflows import render_compose
 from enova.workflows.apply import ask_in
 from enova.workflows.wiring import Site
 
@@ -42,21 +43,27 @@ def render(made: Plan, here: Site) -> dict[str, str]:
     ask = ask_in(made)
     if ask is None:
         raise Refused("a plan to destroy uses no files")
-    stack = desired.build(ask.spec, ask.choices, prometheus=here.driver.runs_prometheus())
+    stack = desired.build(
+        ask.spec, ask.choices, monitors=here.driver.runs_monitors(), images=ask.images
+    )
     files = {"plan.json": plan_to_json(made)}
-    for service in stack.services:
-        files.update(_engine(service.template))
-    if stack.gateway is not None:
-        files.update(_gateway(stack, stack.gateway, here))
-    if stack.prometheus is not None:
-        folder = here.state.run_folder / "prometheus" / "targets"
-        document = prometheus.config(
-            stack.prometheus, stack=here.state.folder.name, targets_dir=str(folder)
-        )
-        files["prometheus/prometheus.yml"] = _json(document)
+    if here.pool.target == "compose":
+        files.update(render_compose.files(made, stack, here.driver.observe()))
+    else:
+        files.update(_programs(stack, here))
     unit = _unit(ask, stack, here)
     files[unit.name] = render_unit(unit, template_text("enova-reconcile.service"))
     return dict(sorted(files.items()))
+
+
+def _programs(stack: Stack, here: Site) -> Iterator[tuple[str, str]]:
+    """What the target that runs programs reads: engines, gateway, monitors."""
+    for service in stack.services:
+        yield from _engine(service.template)
+    if stack.gateway is not None:
+        yield from _gateway(stack, stack.gateway, here)
+    for monitor in stack.monitors:
+        yield from _monitor(monitor, here)
 
 
 def write_files(files: Mapping[str, str], folder: Path, *, force: bool) -> None:
@@ -137,6 +144,21 @@ def _gateway(stack: Stack, resource: GatewayResource, here: Site) -> Iterator[tu
             f"gateway/members/{service.name}.json",
             _json(render_members(service.name, found)),
         )
+
+
+def _monitor(resource: MonitorResource, here: Site) -> Iterator[tuple[str, str]]:
+    """The files of one monitor, with what its secrets are read from in their place."""
+    run = here.state.run_folder
+    places = monitors.MonitorPlaces(
+        stack=here.state.folder.name,
+        config=str(run / "monitoring" / resource.name / "config"),
+        data=str(run / "monitoring" / resource.name / "data"),
+        targets=str(run / "monitoring" / "targets"),
+        listen=f"{resource.host}:{resource.port or STAND_IN_PORT}",
+        secrets={name: f"<{reference.describe()}>" for name, reference in resource.secrets},
+    )
+    for name, text in monitors.files(resource, places).items():
+        yield f"monitoring/{resource.name}/config/{name}", text
 
 
 def _member(member: Member) -> RenderedMember:

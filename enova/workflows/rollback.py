@@ -55,7 +55,7 @@ def plan_rollback(here: Site, *, serial: int | None) -> Rollback:
             recorded=seen.recorded,
             observed=seen.observed,
             inventory=seen.inventory,
-            prometheus_available=seen.prometheus_available,
+            monitors=seen.monitors,
             notes=(f"rolls back to apply {past.serial}; the spec file is left as it is",),
         )
     )

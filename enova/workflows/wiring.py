@@ -77,7 +77,8 @@ class Gathered:
     recorded: Ask | None
     observed: Observed
     inventory: Inventory
-    prometheus_available: bool
+    monitors: frozenset[str]
+    """Names of the monitors that the target can run."""
 
 
 def site(surroundings: Surroundings, stack: str, *, env: str, pool: Pool) -> Site:
@@ -98,7 +99,7 @@ def gather(here: Site) -> Gathered:
         recorded=ask_of(record),
         observed=here.driver.observe(),
         inventory=here.driver.inventory(),
-        prometheus_available=here.driver.runs_prometheus(),
+        monitors=here.driver.runs_monitors(),
     )
 
 
@@ -107,7 +108,7 @@ def ask_of(record: Record) -> Ask | None:
     if record.document is None:
         return None
     choices = {name: Choice.from_plain(data) for name, data in sorted(record.choices.items())}
-    return Ask(load_document(record.document), record.document, choices)
+    return Ask(load_document(record.document), record.document, choices, record.images)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ HOMES: dict[str, tuple[str, ...]] = {
     "aiohttp": ("effects.load", "services.emulator"),
     "ansible_runner": ("effects.drivers.ansible",),
     "click": ("cli",),
-    "docker": ("effects.drivers.docker",),
+    "docker": ("effects.drivers.docker_engine",),
     "envoy": ("effects",),
     "fastapi": ("services",),
     "grafana_foundation_sdk": ("stack.render.grafana",),

@@ -11,7 +11,7 @@ import pytest
 
 from enova.cli.views.events import event_view
 from enova.stack import events
-from enova.stack.actions import Action, StopPrometheus
+from enova.stack.actions import Action, StopMonitor
 from enova.stack.plan import Base, Cost, Plan
 
 PLAN = Plan(
@@ -21,7 +21,7 @@ PLAN = Plan(
     serial=1,
     changes=(),
     actions=tuple(
-        Action(number, address, StopPrometheus("p"), cause="destroyed", group="g")
+        Action(number, address, StopMonitor("p"), cause="destroyed", group="g")
         for number, address in enumerate(["chat/replica/0", "gateway"])
     ),
     counts=(),

@@ -8,7 +8,6 @@ import pytest
 
 from enova.cli.views.reconciling import Reconciling
 from enova.effects.clock import ManualClock
-from enova.effects.outcome import Outcome
 from enova.policy.scaling import Decision
 from enova.services.reconciler.loop import Report
 from enova.stack import events
@@ -17,7 +16,6 @@ from enova.stack.owners import Reason
 from enova.stack.plan import Base, Cost, Plan
 
 START = 1_750_000_000.0
-DONE = Outcome("succeeded", (0,), (), ())
 
 
 def decided(replicas: int, reason: str) -> Report:
@@ -35,7 +33,7 @@ def planned(report: Report, *changes: Change) -> Report:
         counts=(),
         cost=Cost(None, None),
     )
-    return Report(report.decisions, made, DONE, report.problem)
+    return Report(report.decisions, made, begun=True, problem=report.problem)
 
 
 def shown(capsys: pytest.CaptureFixture[str]) -> list[str]:

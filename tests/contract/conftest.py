@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import count
@@ -21,8 +22,9 @@ from enova.effects.drivers.ports import free_port
 from enova.stack.actions import Action, Do
 from enova.stack.observed import Observed, Placement
 from enova.stack.resources import GatewayResource, ReplicaTemplate, Route
+from tests.effects import compose_world
 from tests.effects.process_world import HERE, INVENTORY, STAND_IN, World, gateway, template
-from tests.parts import real
+from tests.parts import containers, real
 
 
 class Target(ABC):
@@ -34,7 +36,7 @@ class Target(ABC):
     def __init__(self) -> None:
         self.progress = []
         self._ids = count()
-        self.port = free_port((), seed="contract")
+        self.port = free_port((), seed=uuid.uuid4().hex)
 
     @property
     @abstractmethod
@@ -164,7 +166,68 @@ class ProcessTarget(Target):
             self._foreign.wait()
 
 
-@pytest.fixture(params=["fake", pytest.param("process", marks=pytest.mark.real)])
+class ComposeTarget(Target):
+    """The stand-in for the engine and a real Envoy, in containers."""
+
+    def __init__(self, folder: Path, engine: containers.DockerEngine) -> None:
+        super().__init__()
+        enova = containers.docker_image(engine, "enova")
+        containers.docker_image(engine, "envoy")
+        image = compose_world.stand_in_image(engine, enova)
+        name = f"t{uuid.uuid4().hex[:8]}"
+        self.world = compose_world.World(folder / name, name, engine, image)
+        self._foreign = f"enova-{name}-somebody"
+
+    @property
+    def driver(self) -> Driver:
+        return self.world.driver
+
+    def another(self) -> Driver:
+        return self.world.another()
+
+    def engine(self, **more: object) -> ReplicaTemplate:
+        return self.world.template(**more)
+
+    def refusing(self, reason: str) -> ReplicaTemplate:
+        return self.world.template(("refuse", reason))
+
+    def refused_gateway(self) -> tuple[GatewayResource, str]:
+        routes = (Route("chat", "same"), Route("code", "same"))
+        return self.gateway(routes=routes), "two services serve the same model name: same"
+
+    def add_foreign(self) -> None:
+        words = ["serve", "tiny", "--served-model-name", "chat", "--host", "0.0.0.0"]
+        labels = ["enova.stack=other", "enova.kind=replica", f"enova.instance={A_FOREIGN}"]
+        marks = [word for label in labels for word in ("--label", label)]
+        self.world.docker.docker(
+            *("run", "--detach", "--pull", "never", "--name", self._foreign, *marks),
+            *("--entrypoint", "vllm", self.world.image, *words, "--port", "8000"),
+        )
+
+    def foreign_lives(self) -> bool:
+        state = self.world.docker.docker("inspect", "-f", "{{.State.Running}}", self._foreign)
+        return state.strip() == "true"
+
+    def left(self) -> list[str]:
+        run = self.world.state / "run"
+        files = [str(path) for path in run.rglob("*")] if run.exists() else []
+        # Downloaded models outlive their stack.
+        kept = f"volume {self.world.project}_models"
+        belongings = self.world.docker.belongings(self.world.project)
+        return [*(thing for thing in belongings if thing != kept), *files]
+
+    def end(self) -> None:
+        self.world.end()
+        self.world.docker.attempt("rm", "--force", self._foreign)
+
+
+A_FOREIGN = "chat-replica-0-aaaaaa"
+
+
+REAL = [pytest.param(name, marks=pytest.mark.real) for name in ("process", "compose")]
+
+
+@pytest.fixture(params=["fake", *REAL])
 def target(request: pytest.FixtureRequest) -> Iterator[Target]:
     # A short path: Envoy's admin socket lies below it.
     folder = Path(tempfile.mkdtemp(prefix="enova-contract-"))
@@ -172,11 +235,16 @@ def target(request: pytest.FixtureRequest) -> Iterator[Target]:
         if request.param == "fake":
             yield FakeTarget(folder)
             return
-        real.envoy_binary()
-        process = ProcessTarget(folder)
+        if request.param == "compose":
+            started: ProcessTarget | ComposeTarget = ComposeTarget(
+                folder, request.getfixturevalue("docker_engine")
+            )
+        else:
+            real.envoy_binary()
+            started = ProcessTarget(folder)
         try:
-            yield process
+            yield started
         finally:
-            process.end()
+            started.end()
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -15,7 +15,7 @@ from enova.stack.actions import (
     StartGateway,
     StartReplica,
     StopGateway,
-    StopPrometheus,
+    StopMonitor,
     StopReplica,
     WaitServing,
 )
@@ -122,7 +122,7 @@ def test_what_is_not_there_is_stopped_already(target: Target) -> None:
     target.do(SLOT, Leave("chat", A))
     target.do(SLOT, StopReplica(A, 1.0))
     target.do("gateway", StopGateway(GATE, 1.0))
-    target.do("monitoring/prometheus", StopPrometheus("prometheus-aaaaaa"))
+    target.do("monitoring/prometheus", StopMonitor("prometheus-aaaaaa"))
     assert target.seen().instances == ()
     assert target.seen().components == ()
 
@@ -172,7 +172,7 @@ def test_a_gateway_is_changed_in_place(target: Target) -> None:
 
 def test_a_gateway_moves_to_another_port(target: Target) -> None:
     target.do("gateway", StartGateway(GATE, target.gateway()))
-    target.port = free_port((target.port,), seed="contract-moved")
+    target.port = free_port((target.port,), seed=f"moved from {target.port}")
     target.do("gateway", ChangeGateway(GATE, target.gateway()))
     (found,) = target.seen().components
     assert (found.state, found.endpoint) == (State.SERVING, f"127.0.0.1:{target.port}")

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Pages:
-    """``answer`` takes the path and the query and gives status and body; ``hold`` delays."""
+    """``answer`` takes the path and the query (of a POST its form) and gives status and body."""
 
     def __init__(self, answer: Callable[[str, dict[str, list[str]]], tuple[int, str]]) -> None:
         self.answer = answer
@@ -31,6 +31,13 @@ def serving(answer: Callable[[str, dict[str, list[str]]], tuple[int, str]]) -> I
             pass
 
         def do_GET(self) -> None:
+            self.tell(urlsplit(self.path).query)
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("content-length", 0))
+            self.tell(self.rfile.read(length).decode())
+
+        def tell(self, query: str) -> None:
             url = urlsplit(self.path)
             pages.asked.append(self.path)
             if pages.drip:
@@ -40,7 +47,7 @@ def serving(answer: Callable[[str, dict[str, list[str]]], tuple[int, str]]) -> I
                 self.wfile.flush()
                 pages.released.wait(30)
                 return
-            status, body = pages.answer(url.path, parse_qs(url.query))
+            status, body = pages.answer(url.path, parse_qs(query))
             self.send_response(status)
             self.send_header("content-type", "text/plain")
             self.end_headers()

@@ -25,15 +25,15 @@ from enova.stack.actions import (
     Join,
     Leave,
     RemoveStack,
-    StartPrometheus,
+    StartMonitor,
     StartReplica,
     StopGateway,
-    StopPrometheus,
+    StopMonitor,
     StopReplica,
     WaitServing,
 )
 from enova.stack.observed import Placement, State
-from enova.stack.resources import PrometheusResource
+from enova.stack.resources import MonitorResource
 from tests.effects.graphs import GIB, action, gateway_starts, on_core, pool, template
 
 ROOT = Path(enova.__file__).parents[1]
@@ -199,15 +199,13 @@ def test_one_gateway_and_one_prometheus_run_side_by_side(driver: FakeDriver) -> 
         driver.perform(gateway_starts(0, "gateway-b"), lambda phase: None)
     with pytest.raises(ActionFailed, match="still runs"):
         do(driver, RemoveStack())
-    wanted = PrometheusResource(None, 5.0, 3600.0)
-    driver.perform(
-        action(0, StartPrometheus("prom", wanted), address="monitoring/prometheus"), print
-    )
+    wanted = MonitorResource("prometheus")
+    driver.perform(action(0, StartMonitor("prom", wanted), address="monitoring/prometheus"), print)
     assert [one.address for one in driver.observe().components] == [
         "gateway",
         "monitoring/prometheus",
     ]
-    do(driver, StopGateway("gateway-a", 1.0), StopPrometheus("prom"), RemoveStack())
+    do(driver, StopGateway("gateway-a", 1.0), StopMonitor("prom"), RemoveStack())
     assert driver.observe().components == ()
 
 

@@ -112,6 +112,31 @@ def test_a_lease_that_ran_out_but_nobody_took_still_writes(state: StateDir) -> N
     assert state.read().serial == 1
 
 
+def test_the_holder_sees_that_somebody_waits_as_long_as_they_do(state: StateDir) -> None:
+    clock = ManualClock()
+    with lease(state, clock).acquire() as held:
+        assert not held.wanted
+        with pytest.raises(Refused):
+            lease(state, clock).acquire()
+        assert not held.wanted, "who does not wait is no reason to hurry"
+        refused: list[Refused] = []
+
+        def wait() -> None:
+            with pytest.raises(Refused) as caught:
+                lease(state, clock).acquire(wait_s=10.0)
+            refused.append(caught.value)
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        until(lambda: held.wanted)
+        assert not refused
+        until(lambda: clock.waiting() == 2)
+        clock.advance(10.0)
+        waiting.join(30)
+        assert refused
+        assert not held.wanted
+
+
 def test_renewing_keeps_it_and_losing_it_is_told(state: StateDir) -> None:
     clock = ManualClock()
     mine = Lease(state, clock=clock, holder=this_process("enova apply"))

@@ -27,7 +27,7 @@ from enova.capacity.workload import Trace
 from enova.effects import gateway as envoy
 from enova.effects import trace_ring
 from enova.effects.access_log import numbered
-from enova.effects.drivers import process_gateway, process_members
+from enova.effects.drivers import gateway_files, members
 from enova.effects.drivers.ports import free_port
 from enova.effects.gateway_admin import GatewayAdmin
 from enova.stack.actions import (
@@ -36,13 +36,13 @@ from enova.stack.actions import (
     Join,
     Leave,
     StartGateway,
-    StartPrometheus,
+    StartMonitor,
     StopGateway,
-    StopPrometheus,
+    StopMonitor,
     StopReplica,
 )
 from enova.stack.observed import State
-from enova.stack.resources import KeyReference, PrometheusResource, Route
+from enova.stack.resources import KeyReference, MonitorResource, Route
 from tests.effects.process_world import World, gateway, until
 from tests.parts import real
 
@@ -432,7 +432,7 @@ def test_what_envoy_refuses_is_put_back(
     world.do("gateway", StartGateway(GATE, gateway(port)))
     serve(world, A)
     before = world.driver.observe()
-    monkeypatch.setattr(process_gateway, "template_text", lambda _: "no lua (")
+    monkeypatch.setattr(gateway_files, "template_text", lambda _: "no lua (")
     with pytest.raises(ActionFailed, match="script load error"):
         world.do("gateway", ChangeGateway(GATE, gateway(port, max_pending=7)))
     monkeypatch.setattr(envoy, "validate", lambda *_: [])
@@ -487,7 +487,7 @@ def test_a_killed_gateway_is_seen_and_replaced_on_the_same_members(world: World,
 def test_a_member_that_envoy_does_not_take_fails_the_join(
     world: World, port: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_members, "APPLIED_S", 0.5)
+    monkeypatch.setattr(members, "APPLIED_S", 0.5)
     world.do("gateway", StartGateway(GATE, gateway(port)))
     world.start(A)
     world.wait(A)
@@ -511,17 +511,20 @@ def test_an_unreadable_membership_counts_as_empty(world: World) -> None:
 
 # --- Prometheus ------------------------------------------------------------------------------
 
+PROMETHEUS = MonitorResource(
+    "prometheus", settings=(("retention", 3600.0), ("scrape_interval", 1.0))
+)
+
 
 def test_prometheus_scrapes_engines_and_gateway(
     world: World, port: int, prometheus_binary: Path
 ) -> None:
-    world.programs = replace(world.programs, prometheus=prometheus_binary)
+    world.programs = replace(world.programs, monitors={"prometheus": prometheus_binary})
     world.driver = world.another()
-    assert world.driver.runs_prometheus()
+    assert world.driver.runs_monitors() == {"prometheus"}
     world.do("gateway", StartGateway(GATE, gateway(port)))
     serve(world, A)
-    resource = PrometheusResource(None, 1.0, 3600.0)
-    world.do("monitoring/prometheus", StartPrometheus("prometheus-a", resource))
+    world.do("monitoring/prometheus", StartMonitor("prometheus-a", PROMETHEUS))
     (found,) = [c for c in world.driver.observe().components if c.id == "prometheus-a"]
     assert found.state is State.SERVING
     assert found.endpoint is not None
@@ -532,19 +535,17 @@ def test_prometheus_scrapes_engines_and_gateway(
             series = json.load(answer)["data"]["result"]
         return {one["metric"]["instance"]: one["value"][1] for one in series}
 
-    until(lambda: up() == {A: "1", GATE: "1"}, deadline_s=30)
+    own = {"prometheus-a": "1"}
+    until(lambda: up() == {A: "1", GATE: "1", **own}, deadline_s=30)
     world.do("chat/replica/1", StopReplica(A, 5.0))
-    until(lambda: set(up()) == {GATE}, deadline_s=30)
-    world.do("monitoring/prometheus", StopPrometheus("prometheus-a"))
+    until(lambda: set(up()) == {GATE, *own}, deadline_s=30)
+    world.do("monitoring/prometheus", StopMonitor("prometheus-a"))
     assert [c.id for c in world.driver.observe().components] == [GATE]
 
 
 def test_without_prometheus_its_start_says_so(world: World) -> None:
-    world.programs = replace(world.programs, prometheus=None)
+    world.programs = replace(world.programs, monitors={})
     world.driver = world.another()
-    assert not world.driver.runs_prometheus()
-    with pytest.raises(ActionFailed, match="no Prometheus"):
-        world.do(
-            "monitoring/prometheus",
-            StartPrometheus("prometheus-a", PrometheusResource(None, 1.0, 3600.0)),
-        )
+    assert world.driver.runs_monitors() == frozenset()
+    with pytest.raises(ActionFailed, match="no prometheus on PATH"):
+        world.do("monitoring/prometheus", StartMonitor("prometheus-a", PROMETHEUS))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from enova.effects.drivers import process_log
+from enova.effects.drivers import log_words, process_log
 
 ARGPARSE = """
 usage: vllm serve [model_tag] [options]
@@ -62,15 +62,13 @@ ts=2026-11-21T03:06:49.927Z caller=main.go:900 level=error msg="Unable to start"
     ],
 )
 def test_the_line_that_explains_is_found(output: str, reason: str | None) -> None:
-    found = process_log.reason(output.splitlines())
+    found = log_words.reason(output.splitlines())
     assert (found is None) == (reason is None)
     assert reason is None or reason in str(found)
 
 
 def test_no_logger_prefix_is_shown() -> None:
-    assert process_log.reason(ENGINE_CORE.splitlines()) == (
-        "ValueError: To serve one request 2 GiB"
-    )
+    assert log_words.reason(ENGINE_CORE.splitlines()) == ("ValueError: To serve one request 2 GiB")
 
 
 def test_phases_come_in_their_order_once() -> None:
@@ -81,7 +79,7 @@ def test_phases_come_in_their_order_once() -> None:
         "INFO Starting to load model again",
         "INFO:     Application startup complete.",
     ]
-    assert process_log.phases(lines) == ["weights", "weights loaded", "kv cache", "server"]
+    assert log_words.phases(lines) == ["weights", "weights loaded", "kv cache", "server"]
 
 
 @pytest.mark.parametrize(
@@ -96,7 +94,7 @@ def test_phases_come_in_their_order_once() -> None:
     ],
 )
 def test_a_lost_port_is_recognised(line: str, taken: bool) -> None:
-    assert process_log.address_in_use([line]) is taken
+    assert log_words.address_in_use([line]) is taken
 
 
 def write(path: Path, first: int, last: int) -> None:

@@ -17,7 +17,8 @@ import pytest
 
 from enova.base.errors import ActionFailed
 from enova.base.secret import SecretRef
-from enova.effects.drivers import process_launch, process_replica, process_table
+from enova.effects.drivers import process_launch, process_table, serving
+from enova.effects.drivers.folder import KEPT_LOGS
 from enova.effects.drivers.process_folder import Folder
 from enova.stack.observed import Placement, State
 from tests.effects.process_world import PYTHON, World, edit, until
@@ -284,10 +285,10 @@ def test_a_program_that_cannot_run_is_named(world: World) -> None:
 def test_late_is_not_dead_until_it_stays_silent(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(process_replica, "HEALTH_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(serving, "HEALTH_TIMEOUT_S", 0.2)
     folder = served(world)
     os.kill(pids(folder)[1], signal.SIGSTOP)
-    states = [world.seen().state for _ in range(process_replica.SILENT_TIMES)]
+    states = [world.seen().state for _ in range(serving.SILENT_TIMES)]
     assert states == [State.SERVING, State.SERVING, State.UNHEALTHY]
     os.kill(pids(folder)[1], signal.SIGCONT)
     until(lambda: world.seen().state is State.SERVING)
@@ -410,7 +411,7 @@ def test_following_ends_with_the_engine_and_misses_nothing(world: World) -> None
 
 
 def test_the_output_of_a_failed_instance_is_kept_for_a_while(world: World) -> None:
-    names = [f"chat-replica-{n}-x" for n in range(process_launch.KEPT_LOGS + 1)]
+    names = [f"chat-replica-{n}-x" for n in range(KEPT_LOGS + 1)]
     for name in names:
         world.start(name, ("refuse", f"no {name}"))
         with pytest.raises(ActionFailed):

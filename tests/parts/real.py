@@ -1,7 +1,8 @@
 """Where the real parts are, and what happens to a test whose part is missing.
 
-Reads the report of `make parts` (`.cache/real-parts.json`). A missing part skips its test with
-the reason; with ENOVA_REQUIRE_REAL set, as in CI, it fails it. Nothing is started here.
+Reads the report of `make parts` and `make images` (`.cache/real-parts.json`). A missing part
+skips its test with the reason; with ENOVA_REQUIRE_REAL set, as in CI, it fails it. Nothing is
+started here.
 """
 
 from __future__ import annotations
@@ -46,6 +47,10 @@ VLLM_ARGUMENTS = (
 """Room for 8192 tokens of the small model; starts in about 13 CPU seconds, 1.1 GiB of memory."""
 
 
+IMAGES = ("alertmanager", "enova", "envoy", "node-exporter", "prometheus", "vllm")
+"""The images of `make images`, by the names that tests know them by."""
+
+
 def real_parts_required() -> bool:
     return os.environ.get("ENOVA_REQUIRE_REAL", "") not in ("", "0")
 
@@ -60,17 +65,27 @@ def unavailable(part: str, reason: str) -> NoReturn:
 
 def reported(part: str) -> tuple[Path | None, str]:
     """Path of a part (None when it is not here), and its version or the reason."""
+    path, detail = _entry(part, "make parts")
+    if path is None:
+        return None, detail
+    if not Path(path).exists():
+        return None, f"{path} is gone since `make parts` was run"
+    return Path(path), detail
+
+
+def reported_image(name: str) -> tuple[str | None, str]:
+    """Reference of an image (None when it was not made), and what it is or the reason."""
+    return _entry(f"image {name}", "make images")
+
+
+def _entry(part: str, brought_by: str) -> tuple[str | None, str]:
     report = CACHE / "real-parts.json"
     if not report.is_file():
-        return None, "`make parts` was not run"
+        return None, f"`{brought_by}` was not run"
     entry = json.loads(report.read_text(encoding="utf-8")).get(part)
     if entry is None:
-        return None, "`make parts` knows no such part"
-    if entry["path"] is None:
-        return None, entry["reason"]
-    if not Path(entry["path"]).exists():
-        return None, f"{entry['path']} is gone since `make parts` was run"
-    return Path(entry["path"]), entry["version"]
+        return None, f"`{brought_by}` knows no such part"
+    return entry["path"], entry["reason"] if entry["path"] is None else entry["version"]
 
 
 def part_binary(part: str) -> Path:
@@ -120,8 +135,19 @@ def tiny_model() -> Path:
 def describe() -> list[str]:
     """One line a part, for the head of the test report."""
     lines = []
-    for part in ("prometheus", "promtool", "vllm"):
+    for part in (
+        "alertmanager",
+        "docker",
+        "docker compose",
+        "docker devices",
+        "node_exporter",
+        "prometheus",
+        "promtool",
+        "vllm",
+    ):
         path, detail = reported(part)
         lines.append(f"{part}: {detail if path else f'MISSING, {detail}'}")
+    missing = {name: reason for name in IMAGES for got, reason in [reported_image(name)] if not got}
+    lines += [f"image {name}: MISSING, {reason}" for name, reason in missing.items()]
     lines.append(f"envoy: {'from its package' if gateway.envoy_binary() else 'MISSING'}")
     return lines

@@ -152,6 +152,8 @@ def write_model(folder: Path) -> None:
     )
     write_tokenizer(folder)
     write_weights(folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)  # a container reads them as another user
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def inputs(
         recorded=recorded,
         observed=driver.observe(),
         inventory=driver.inventory(),
-        prometheus_available=True,
+        monitors=frozenset({"prometheus"}),
         intents=intents,
     )
 

@@ -9,14 +9,16 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.parts import real
-from tests.scenario.kinds import FEW, TWENTY, Kind, real_engines
-from tests.scenario.world import OK, Stack, free_port
+from tests.scenario.containers import ContainerStack
+from tests.scenario.kinds import FEW, TWENTY, Kind, real_containers, real_engines
+from tests.scenario.world import OK, Stack, free_ports
 
 ARTIFACTS = real.ROOT / "tests" / "artifacts"
 STACKS = pytest.StashKey[list[Stack]]()
@@ -44,19 +46,29 @@ def stacks(request: pytest.FixtureRequest) -> list[Stack]:
 
 
 @pytest.fixture(scope="module")
-def make_stack(stacks: list[Stack]) -> Iterator[Callable[[Kind], Stack]]:
+def make_stack(
+    request: pytest.FixtureRequest, stacks: list[Stack]
+) -> Iterator[Callable[[Kind], Stack]]:
     """Make a stack's folder and spec; whatever it started is ended with the module."""
     made: list[Stack] = []
 
     def make(kind: Kind) -> Stack:
         # A short path: Envoy's socket lies below it.
         folder = Path(tempfile.mkdtemp(prefix="enova-s-"))
-        path_first = None
-        if kind.prometheus:
-            real.prometheus_binary()
-            path_first = real.PARTS_BIN
         real.envoy_binary()
-        stack = Stack(folder, kind.spec(free_port()), path_first)
+        spec = kind.spec(free_ports())
+        if kind.target == "compose":
+            for image in kind.images:
+                request.getfixturevalue("docker_image")(image)
+            # Others may run the same tests on this engine.
+            spec["name"] += f"-{uuid.uuid4().hex[:6]}"
+            stack: Stack = ContainerStack(
+                folder, spec, docker=request.getfixturevalue("docker_engine")
+            )
+        else:
+            if kind.monitors:
+                real.prometheus_binary()
+            stack = Stack(folder, spec, real.PARTS_BIN if kind.monitors else None)
         made.append(stack)
         stacks.append(stack)
         return stack
@@ -70,12 +82,18 @@ def make_stack(stacks: list[Stack]) -> Iterator[Callable[[Kind], Stack]]:
 
 @pytest.fixture(
     scope="module",
-    params=["twenty emulated", pytest.param("real vLLM", marks=pytest.mark.vllm)],
+    params=[
+        "twenty emulated",
+        pytest.param("real vLLM", marks=pytest.mark.vllm),
+        pytest.param("real vLLM in containers", marks=pytest.mark.vllm),
+    ],
 )
 def kind(request: pytest.FixtureRequest) -> Kind:
     """Which stack the obligations are shown on."""
     if request.param == "real vLLM":
         return real_engines(real.tiny_model(), real.vllm_binary())
+    if request.param == "real vLLM in containers":
+        return real_containers(real.tiny_model())
     return TWENTY
 
 

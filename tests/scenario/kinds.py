@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from enova.stack.monitoring import ALERTMANAGER, KEYS, NODE_EXPORTER, PROMETHEUS
 from tests.parts import real
 
 
@@ -17,7 +18,8 @@ class Kind:
     name: str
     services: Mapping[str, dict[str, Any]]
     devices: list[dict[str, Any]]
-    prometheus: bool
+    monitors: tuple[str, ...]
+    """Those that run, sorted by name."""
     rate: float
     """Requests/s over all services that every scenario goes on under."""
     tokens: int
@@ -32,6 +34,7 @@ class Kind:
     """Deadline for a replica to start, on a busy machine."""
     long_tokens: int
     """An answer of this length is still on its way when the killer comes."""
+    target: str = "process"
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -39,20 +42,39 @@ class Kind:
         """The service that scenarios change, kill and scale."""
         return next(iter(self.services))
 
+    @property
+    def started_again(self) -> bool:
+        """Whether somebody besides the reconciler starts again what was killed."""
+        return self.target == "compose"
+
+    @property
+    def images(self) -> tuple[str, ...]:
+        """Names of the images it runs on in containers, as the tests know them."""
+        names = {service["engine"]["name"] for service in self.services.values()}
+        engines = {"enova" if name == "emulator" else name for name in names}
+        return ("envoy", *sorted(engines), *self.monitors)
+
     def counts(self) -> dict[str, int]:
         return {name: service["scale"]["min"] for name, service in self.services.items()}
 
-    def spec(self, port: int) -> dict[str, Any]:
+    def spec(self, ports: Iterator[int]) -> dict[str, Any]:
+        """What the user writes. `ports` are free ones."""
+        monitoring: dict[str, Any] = {
+            key: "on" if name in self.monitors else "off" for name, key in KEYS.items()
+        }
+        gateway = next(ports)
+        if self.target == "compose" and PROMETHEUS in self.monitors:
+            monitoring[KEYS[PROMETHEUS]] = {"enabled": "on", "port": next(ports)}
         return {
             "version": 1,
             "name": self.name,
             "services": dict(self.services),
-            "gateway": {"port": port},
-            "pool": {"hosts": [{"name": "local", "devices": self.devices}]},
-            "monitoring": {
-                "prometheus": "on" if self.prometheus else "off",
-                "scrape_interval": "1s",
+            "gateway": {"port": gateway},
+            "pool": {
+                "target": self.target,
+                "hosts": [{"name": "local", "devices": self.devices}],
             },
+            "monitoring": {**monitoring, "scrape_interval": "1s"},
             **self.extra,
         }
 
@@ -87,7 +109,7 @@ TWENTY = Kind(
         "chat": _emulated(_LLAMA, 12, 14, surge=4),
         "code": _emulated(_QWEN, 8, 8, surge=4),
     },
-    prometheus=False,
+    monitors=(),
     rate=10.0,
     victims=3,
     **_EMULATED,
@@ -97,12 +119,15 @@ TWENTY = Kind(
 FEW = Kind(
     name="few",
     services={"chat": _emulated(_LLAMA, 2, 4, surge=1)},
-    prometheus=True,
+    monitors=(PROMETHEUS,),
     rate=3.0,
     victims=1,
     **_EMULATED,
 )
 """Two emulated replicas, watched by a real Prometheus."""
+
+FEW_CONTAINERS = replace(FEW, name="fewbox", target="compose")
+"""The same in containers."""
 
 
 def _as_map(words: Sequence[str]) -> dict[str, Any]:
@@ -117,11 +142,28 @@ def _as_map(words: Sequence[str]) -> dict[str, Any]:
 
 def real_engines(model: Path, program: Path) -> Kind:
     """Two real vLLM replicas of the small model, on the processor."""
+    return _real(model, {"executable": str(program)})
+
+
+def real_containers(model: Path) -> Kind:
+    """The same in containers, with all the monitors whose images are here."""
+    kind = _real(model, {})
+    return replace(
+        kind,
+        name="boxes",
+        target="compose",
+        monitors=(ALERTMANAGER, NODE_EXPORTER, PROMETHEUS),
+        # Reading the image for the first time takes a minute.
+        start_s=180.0,
+    )
+
+
+def _real(model: Path, engine: Mapping[str, Any]) -> Kind:
     service = {
         "model": str(model),
         "engine": {
             "name": "vllm",
-            "executable": str(program),
+            **engine,
             "args": _as_map(real.VLLM_ARGUMENTS),
             "env": dict(real.VLLM_ENVIRONMENT),
         },
@@ -135,7 +177,7 @@ def real_engines(model: Path, program: Path) -> Kind:
         services={"chat": service},
         # More than this machine has: the engines share what there is.
         devices=[{"cpu": {"cores": 8, "memory": "16GiB"}}],
-        prometheus=True,
+        monitors=(PROMETHEUS,),
         rate=5.0,
         tokens=16,
         change={"max-num-batched-tokens": 1024},

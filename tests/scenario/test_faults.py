@@ -12,11 +12,13 @@ import re
 import signal
 import socket
 
+import httpx
 import pytest
 
+from enova.policy.healing import HANG_AFTER_S
 from tests.scenario.conftest import settle
 from tests.scenario.kinds import FEW
-from tests.scenario.load import ANSWERED, BROKEN, REFUSED, Ask, ask_all, ask_once
+from tests.scenario.load import ANSWERED, BROKEN, REFUSED, Ask, Load, ask_all, ask_once
 from tests.scenario.test_obligations import follow_the_load, nothing_failed
 from tests.scenario.world import FAILED, INTERRUPTED, OK, Stack, step, until
 
@@ -132,6 +134,56 @@ def test_a_hung_replica_is_replaced_also_by_a_reconciler_that_was_killed_meanwhi
         few.enova("diff", str(few.file), expect=OK)
 
 
+@pytest.mark.timeout(300)
+def test_an_engine_that_hangs_while_its_health_is_good_is_replaced(few: Stack) -> None:
+    settle(few)
+    hung = sorted(few.in_rotation(SERVICE))[0]
+    meta = json.loads((few.state / "run" / "instances" / hung / "meta.json").read_text())
+    engine = f"http://{meta['host']}:{meta['port']}"
+    asks = [Ask(SERVICE, FEW.long_tokens, stream) for stream in (True, False) for _ in range(2)]
+    begun = len(few.journal())
+
+    def hang() -> None:
+        until(
+            "both replicas work on long answers",
+            lambda: all(e.rq_active for e in few.seen_by_gateway(SERVICE).values()),
+            within_s=20,
+        )
+        assert httpx.post(f"{engine}/emulator/faults", json={"hang": True}).json()["hang"]
+        load.more(5)
+        with step("its health is good, so it stays in rotation; the other one goes on answering"):
+            assert httpx.get(f"{engine}/health").status_code == 200
+            assert hung in few.in_rotation(SERVICE)
+        with step(f"after {HANG_AFTER_S:.0f} s without a step it is replaced"):
+            until(
+                "another one is in rotation in its place, and it is gone",
+                lambda: (
+                    len(few.in_rotation(SERVICE)) >= COUNT and hung not in few.instances(SERVICE)
+                ),
+                within_s=HANG_AFTER_S + 60,
+            )
+
+    # Little enough for one replica, and for what waits on the hung one not to call for a third.
+    with few.reconciling(), few.load(FEW.rate / 4, tokens=FEW.tokens) as load:
+        replies = ask_all(few.url, asks, meanwhile=hang)
+        load.more(10)
+    journal = few.journal()[begun:]
+    with step("the journal says why"):
+        healed = [line for line in journal if line["kind"] == "heal"]
+        assert [line for line in healed if "no engine step" in json.dumps(line["detail"])], healed
+    with step("the new one was in rotation before the hung one was drained"):
+        done = [line["detail"]["step"] for line in journal if line["kind"] == "action-done"]
+        assert done.index("join") < done.index("drain"), done
+    served = few.served_by(reply.id for reply in (*replies, *load.replies))
+    with step("whatever did not get stuck on the hung one was answered"):
+        assert [reply for reply in load.replies if not reply.failed]
+        for reply in (*replies, *load.failures):
+            if reply.failed:
+                assert served[reply.id].instance == hung, (reply, served[reply.id])
+    with step("nothing is left to do"):
+        few.enova("diff", str(few.file), expect=OK)
+
+
 def test_a_killed_gateway_comes_back_with_its_members(few: Stack) -> None:
     settle(few)
     before = few.in_rotation(SERVICE)
@@ -152,6 +204,26 @@ def test_a_killed_gateway_comes_back_with_its_members(few: Stack) -> None:
         late = sorted(load.replies, key=lambda reply: reply.begun)[back + 1 :]
         assert late
         assert not [reply for reply in late if reply.failed]
+    with step("nothing is left to do"):
+        few.enova("diff", str(few.file), expect=OK)
+
+
+def test_a_gateway_that_hangs_is_stopped_and_started_anew(few: Stack) -> None:
+    settle(few)
+    before = few.in_rotation(SERVICE)
+    engines = {instance: few.pids(instance) for instance in before}
+    (hung,) = few.components("gateway")
+    os.kill(few.pids(hung)[1], signal.SIGSTOP)
+    with few.reconciling(), step("it has not answered for a while: another one takes its place"):
+        until(
+            "a new gateway runs",
+            lambda: few.components("gateway") not in ([], [hung]),
+            within_s=120,
+        )
+        until("it has the same members", lambda: few.in_rotation(SERVICE) == before, within_s=30)
+    with step("requests are answered, by the same engines"):
+        assert ask_once(few.url, Ask(SERVICE, FEW.tokens, stream=True)).kind == ANSWERED
+        assert {instance: few.pids(instance) for instance in before} == engines
     with step("nothing is left to do"):
         few.enova("diff", str(few.file), expect=OK)
 
@@ -219,3 +291,76 @@ def empty(stack: Stack) -> None:
     stack.write(stack.spec)
     stack.clean()
     assert stack.processes() == []
+
+
+@pytest.mark.timeout(300)
+def test_a_replica_killed_while_another_drains_is_replaced_before_that_ends(few: Stack) -> None:
+    patient = {"engine": {"args": {"max-num-seqs": 8}}, "rollout": {"drain_timeout": "150s"}}
+    with step("one replica more than is needed, and time to drain"):
+        few.write(few.changed(SERVICE, **patient, scale={"min": COUNT + 1}))
+        few.apply()
+        few.write(few.changed(SERVICE, **patient))
+        few.apply()
+        assert len(few.in_rotation(SERVICE)) == COUNT + 1
+    begun = len(few.journal())
+    streams = [Ask(SERVICE, 8 * FEW.long_tokens, stream=True) for _ in range(2 * (COUNT + 1))]
+
+    def kill_one() -> None:
+        until(
+            "every replica has open streams",
+            lambda: all(e.rq_active for e in few.seen_by_gateway(SERVICE).values()),
+            within_s=20,
+        )
+        with few.reconciling(), few.load(FEW.rate / 3, tokens=FEW.tokens) as load:
+            loads.append(load)
+            with step("the one too many drains"):
+                until("one is draining", lambda: draining(few), within_s=60)
+            (leaving,) = draining(few)
+            victim = sorted(few.in_rotation(SERVICE))[0]
+            gone.extend((leaving, victim))
+            os.kill(few.pids(victim)[1], signal.SIGKILL)
+            with step("a killed one is replaced, and the other drains on"):
+                until(
+                    "all replicas are back",
+                    lambda: len(few.in_rotation(SERVICE) - {victim}) == COUNT,
+                    within_s=60,
+                )
+                assert draining(few) == {leaving}
+                assert few.seen_by_gateway(SERVICE)[leaving].rq_active
+            with step("once its streams have ended it goes, and nothing more"):
+                until("it is gone", lambda: leaving not in few.instances(SERVICE), within_s=120)
+                assert len(few.in_rotation(SERVICE)) == len(few.instances(SERVICE)) == COUNT
+            load.more(5)
+
+    loads: list[Load] = []
+    gone: list[str] = []
+    try:
+        replies = ask_all(few.url, streams, meanwhile=kill_one)
+    finally:
+        few.write(few.spec)
+    leaving, victim = gone
+    served = few.served_by(reply.id for reply in (*replies, *loads[0].replies))
+    with step("only streams of the killed one broke"):
+        for reply in (*replies, *loads[0].failures):
+            if reply.failed:
+                assert reply.kind == BROKEN, reply
+                assert served[reply.id].instance == victim, (reply, served[reply.id])
+        assert [r for r in replies if served[r.id].instance == leaving and not r.failed]
+    with step("the journal has the new one joined before the old one was drained"):
+        done = [
+            (line["address"], line["detail"]["step"])
+            for line in few.journal()[begun:]
+            if line["kind"] == "action-done"
+        ]
+        assert done.index((address(victim), "join")) < done.index((address(leaving), "drain")), done
+
+
+def draining(stack: Stack) -> set[str]:
+    """Instances that get nothing new, in the gateway's own view."""
+    return {e.instance_id for e in stack.seen_by_gateway(SERVICE).values() if e.draining}
+
+
+def address(instance: str) -> str:
+    """The slot of an instance, by its id."""
+    service, kind, slot, _ = instance.split("-")
+    return f"{service}/{kind}/{slot}"

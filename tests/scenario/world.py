@@ -58,12 +58,13 @@ def until(
     return time.monotonic() - begun
 
 
-def free_port() -> int:
-    """A port nobody listens on, below the range that outgoing connections take theirs from."""
+def free_ports() -> Iterator[int]:
+    """Ports nobody listens on, below the range that outgoing connections take theirs from."""
     for port in range(19000 + os.getpid() % 1000 * 10, 32000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
+        with contextlib.suppress(OSError), socket.socket() as probe:
             probe.bind(("127.0.0.1", port))
-            return port
+            probe.close()
+            yield port
     raise AssertionError("no free port")
 
 
@@ -274,6 +275,27 @@ class Stack:
                 return noted["shim"]["pid"], noted["process"]["pid"]
         raise AssertionError(f"there is no {instance}")
 
+    def running(self) -> set[str]:
+        """What runs of this stack: another set after anything was started again."""
+        return {f"{p.pid} {p.create_time()}" for p in self.processes()}
+
+    def kill(self, instance: str) -> None:
+        """End an engine as `kill -9` does."""
+        os.kill(self.pids(instance)[1], signal.SIGKILL)
+
+    def ports(self) -> set[int]:
+        """Ports of this machine that the stack has."""
+        return {
+            connection.laddr.port
+            for process in self.processes()
+            for connection in process.net_connections(kind="inet")
+            if connection.status == psutil.CONN_LISTEN
+        }
+
+    def left(self) -> list[str]:
+        """What is still there after the stack was destroyed, besides files."""
+        return [str(process) for process in self.processes()]
+
     def components(self, address: str) -> list[str]:
         """Ids of the running gateways or Prometheuses."""
         found = []
@@ -294,10 +316,13 @@ class Stack:
         for component in self.components("gateway"):
             folder = self.state / "run" / "components" / component
             meta = json.loads((folder / "meta.json").read_text())
-            port = meta["more"].get("admin_port")
-            admin = GatewayAdmin(port=port) if port else GatewayAdmin(folder / "admin.sock")
-            found.append((meta["created_s"], admin))
+            found.append((meta["created_s"], self.admin(folder, meta["more"])))
         return [admin for _, admin in sorted(found, key=lambda pair: pair[0], reverse=True)]
+
+    def admin(self, folder: Path, more: Mapping[str, Any]) -> GatewayAdmin:
+        """The admin interface of the gateway that is noted in a folder."""
+        port = more.get("admin_port")
+        return GatewayAdmin(port=port) if port else GatewayAdmin(folder / "admin.sock")
 
     def seen_by_gateway(self, service: str) -> dict[str, EndpointStats]:
         """Members as Envoy itself sees them now; none while it does not answer."""

@@ -65,7 +65,17 @@ pool:
   on_lost_host: replace
   prices: {h100-sxm-80gb: 2.49 USD/h}
   budget: 10 USD/h
-monitoring: {prometheus: auto, port: 9090, scrape_interval: 5s, retention: 2d}
+monitoring:
+  prometheus: {enabled: auto, host: 127.0.0.1, image: "prom/prometheus:v3.5.0"}
+  port: 9090
+  scrape_interval: 5s
+  retention: 2d
+  alertmanager: {webhook: {env: ALERTS_URL}, port: 9093}
+  grafana: {enabled: on, password: {file: /run/secrets/grafana}}
+  tempo: false
+  otel: {enabled: off, sampling: 10%}
+  dcgm: auto
+  node: true
 """
 
 

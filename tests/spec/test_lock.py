@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from enova.base.errors import SpecError
-from enova.spec.lock import Lock, LockedService, answers, parse_lock, serialise
+from enova.spec.lock import (
+    Lock,
+    LockedImage,
+    LockedService,
+    answers,
+    images_of,
+    parse_lock,
+    serialise,
+)
 
 ENTRY = LockedService(
     choice={"gpu": "h100", "tensor_parallel": 1, "args": {"x": 1.5e-7}, "why": None},
@@ -13,8 +21,12 @@ ENTRY = LockedService(
     enova="0.1.0",
     catalog="2026.11",
 )
+PINNED = LockedImage("sha256:" + "a1" * 32, "2026-11-21")
+BY_TAG = LockedImage(None, "2026-11-21", "ghcr.io: no such host")
 LOCK = (
     Lock()
+    .with_images("shop", None, {"ghcr.io/a/b:1": BY_TAG, "prom/prometheus:v2.42.0": PINNED})
+    .with_images("shop", "prod", {"prom/prometheus:v2.42.0": PINNED})
     .with_service(("shop", "default", "chat"), ENTRY)
     .with_service(("shop", "prod", "chat"), ENTRY)
     .with_service(("other", "default", "ü"), ENTRY)
@@ -28,8 +40,48 @@ def test_a_lock_comes_back_as_it_was() -> None:
     assert text.endswith("}\n")
 
 
+FORMAT_1 = """\
+{
+  "about": "Written by `enova lock`. Commit it; do not edit it.",
+  "format": 1,
+  "stacks": {
+    "shop": {
+      "default": {
+        "chat": {
+          "catalog": "2026.11",
+          "choice": {"args": {"x": 1.5e-07}, "gpu": "h100", "tensor_parallel": 1, "why": null},
+          "demand": "abc123",
+          "enova": "0.1.0"
+        }
+      }
+    }
+  }
+}
+"""
+"""As it was written before images were locked."""
+
+
+def test_a_lock_of_before_images_still_answers() -> None:
+    old = parse_lock(FORMAT_1)
+    assert answers(old, "shop", env=None, service="chat", demand="abc123") == ENTRY
+    assert images_of(old, "shop", env=None) == {}
+    assert parse_lock(serialise(old)) == old
+
+
+def test_images_are_of_one_stack_in_one_environment() -> None:
+    mine = images_of(LOCK, "shop", env=None)
+    assert mine == {"ghcr.io/a/b:1": BY_TAG, "prom/prometheus:v2.42.0": PINNED}
+    assert images_of(LOCK, "shop", env="prod") == {"prom/prometheus:v2.42.0": PINNED}
+    assert images_of(LOCK, "other", env=None) == {}
+    fewer = LOCK.with_images("shop", None, {"ghcr.io/a/b:1": PINNED})
+    assert images_of(fewer, "shop", env=None) == {"ghcr.io/a/b:1": PINNED}
+    assert images_of(fewer, "shop", env="prod") == images_of(LOCK, "shop", env="prod")
+
+
 def test_order_of_insertion_does_not_show() -> None:
-    other = Lock(dict(reversed(list(LOCK.entries.items()))))
+    other = Lock(
+        dict(reversed(list(LOCK.entries.items()))), dict(reversed(list(LOCK.images.items())))
+    )
     assert serialise(other) == serialise(LOCK)
 
 
@@ -53,7 +105,11 @@ def test_services_that_are_gone_leave_only_their_own_stack_and_environment() -> 
         ("{\n  oops\n}", "enova.lock:2:3", "damaged"),
         ("[]", "enova.lock:1:1", "not a map"),
         ("{}", "enova.lock:1:1", "format null"),
-        ('{"format": 2}', "enova.lock:1:1", "format 2"),
+        ('{"format": 3}', "enova.lock:1:1", "format 3"),
+        ('{"format": true}', "enova.lock:1:1", "format true"),
+        ('{"format": 2, "stacks": {}}', "enova.lock:1:1", "images is not a map"),
+        (serialise(LOCK).replace("sha256:", "sha1:"), "enova.lock:1:1", "digest is not sha256"),
+        (serialise(LOCK).replace('"asked"', '"on"'), "enova.lock:1:1", 'no text "asked"'),
         ('{"format": 1}', "enova.lock:1:1", "stacks is not a map"),
         ('{"format": 1, "format": 1}', "enova.lock:1:1", "twice"),
         ('{"format": 1, "stacks": {"a": []}}', "enova.lock:1:1", "a is not a map"),

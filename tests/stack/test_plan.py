@@ -26,7 +26,7 @@ def test_first_apply_starts_everything_and_the_rest_wait_for_the_first_replica()
     ]
     assert lines(made) == [
         "[-] 1 start-gateway gateway (new) <gateway>",
-        "[1] 2 start-prometheus monitoring/prometheus (new) <monitoring/prometheus>",
+        "[1] 2 start-monitor monitoring/prometheus (new) <monitoring/prometheus>",
         "[1] 3 start-replica chat/replica/0 (new) <chat/replica/0 comes>",
         "[3] 4 wait-serving chat/replica/0 (new) <chat/replica/0 comes>",
         "[4] 5 join chat/replica/0 (new) <chat/replica/0 comes>",

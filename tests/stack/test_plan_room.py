@@ -164,7 +164,7 @@ def services(**counts: int) -> Ask:
 
 
 def replicas(ask: Ask, service: str, gpus: list[int]) -> tuple[Instance, ...]:
-    found = desired.build(ask.spec, ask.choices, prometheus=True).service(service)
+    found = desired.build(ask.spec, ask.choices, monitors={"prometheus"}).service(service)
     assert found is not None
     template = found.template
     return tuple(

@@ -38,7 +38,7 @@ def running(
     ask: Ask, *slots: int, state: State = State.SERVING, suffix: str = "old"
 ) -> tuple[Instance, ...]:
     """Instances of ``chat`` as ``ask`` wants them, one GPU each by slot."""
-    template = desired.build(ask.spec, ask.choices, prometheus=True).services[0].template
+    template = desired.build(ask.spec, ask.choices, monitors={"prometheus"}).services[0].template
     return tuple(
         Instance(
             id=f"chat-replica-{slot}-{suffix}",
@@ -55,10 +55,9 @@ def running(
 
 def world(ask: Ask, *instances: Instance, draining: frozenset[str] = frozenset()) -> Observed:
     """Those instances behind the gateway and Prometheus that ``ask`` wants."""
-    stack = desired.build(ask.spec, ask.choices, prometheus=True)
+    stack = desired.build(ask.spec, ask.choices, monitors={"prometheus"})
     assert stack.gateway is not None
-    assert stack.prometheus is not None
-    parts = [("gateway", stack.gateway), ("monitoring/prometheus", stack.prometheus)]
+    parts = [("gateway", stack.gateway), *((m.address, m) for m in stack.monitors)]
     return Observed(
         instances=instances,
         components=tuple(
@@ -100,7 +99,7 @@ def planned(
             recorded=before,
             observed=observed,
             inventory=inventory or pool(8),
-            prometheus_available=True,
+            monitors=frozenset({"prometheus"}),
             intents=intents or Intents(),
         )
     )

@@ -21,7 +21,7 @@ def refuse(web: Rehearsal, text: str, service: str = "chat") -> None:
     web.write(text)
     planned = web.plan()
     ask = planned.spec.spec
-    stack = desired.build(ask, planned.chosen.choices, prometheus=True)
+    stack = desired.build(ask, planned.chosen.choices, monitors={"prometheus"})
     found = stack.service(service)
     assert found is not None
     with web.driver.edit() as world:
@@ -112,7 +112,7 @@ def test_a_failed_first_apply_of_a_protected_service_can_be_destroyed(web: Rehea
 def test_a_gateway_that_cannot_start_leaves_only_a_record_to_destroy(web: Rehearsal) -> None:
     web.write(CHAT)
     gateway = desired.build(
-        web.plan().spec.spec, web.plan().chosen.choices, prometheus=True
+        web.plan().spec.spec, web.plan().chosen.choices, monitors={"prometheus"}
     ).gateway
     assert gateway is not None
     with web.driver.edit() as world:

@@ -85,8 +85,9 @@ def test_what_is_there(files: dict[str, str]) -> None:
         "gateway/members/chat.json",
         "gateway/members/drill.json",
         "gateway/routes.json",
+        "monitoring/prometheus/config/prometheus.yml",
+        "monitoring/prometheus/config/rules.yml",
         "plan.json",
-        "prometheus/prometheus.yml",
     ]
 
 

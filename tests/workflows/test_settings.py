@@ -27,8 +27,12 @@ def test_a_setting_of_the_spec_reaches_the_record(
     web.write(CHAT.replace(old, new))
     made = web.plan().plan
     assert not made.is_empty
-    assert [(c.address, c.reason.value) for c in made.changes] == [("chat", "spec changed")]
-    assert path in [field.path for field in made.changes[0].fields]
+    service, *told = made.changes
+    assert (service.address, service.reason.value) == ("chat", "spec changed")
+    assert path in [field.path for field in service.fields]
+    # Rules and alerts follow it.
+    assert {(c.address, c.symbol.value) for c in told} <= {("monitoring/prometheus", "~")}
+    assert {action.do.kind for action in made.actions} <= {"change-monitor"}
     web.apply()
     assert {i.id for i in web.driver.observe().instances} == ran, "nothing that runs is touched"
     assert web.state.read().document == web.plan().spec.document

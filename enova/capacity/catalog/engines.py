@@ -9,6 +9,9 @@ from typing import Any
 
 from enova.capacity.catalog import data
 
+_MAPS = ("flags", "metrics", "bucket_families", "buckets")
+"""Parts of an entry whose keys are replaced one by one."""
+
 
 @dataclass(frozen=True)
 class EngineFacts:
@@ -17,6 +20,8 @@ class EngineFacts:
     ``flags`` maps fields of a ``Choice`` to the engine's argument without dashes. ``metrics`` maps
     what is measured to the metric family; counters get ``_total`` in the text format, histograms
     ``_bucket``, ``_sum`` and ``_count``. A missing key means that this version has no such thing.
+    ``buckets`` holds the default upper edges of histograms by bucket family, ``bucket_families``
+    which of them the histogram of a latency (ttft, itl, tpot, e2e) has.
     """
 
     name: str
@@ -29,6 +34,8 @@ class EngineFacts:
     shutdown_timeout: bool
     flags: Mapping[str, str]
     metrics: Mapping[str, str]
+    bucket_families: Mapping[str, str]
+    buckets: Mapping[str, tuple[float, ...]]
 
 
 @cache
@@ -45,7 +52,7 @@ def facts(name: str, version: str | None = None) -> EngineFacts:
         raise ValueError(f'engine "{name}" is not known; known engines are {known}')
     wanted = version or catalog["newest"][name]
     entries = catalog["engines"][name]
-    merged: dict[str, Any] = {"flags": {}, "metrics": {}}
+    merged: dict[str, Any] = {part: {} for part in _MAPS}
     for entry in entries:
         if _order(entry["since"]) <= _order(wanted):
             _merge(merged, entry)
@@ -64,6 +71,8 @@ def facts(name: str, version: str | None = None) -> EngineFacts:
         shutdown_timeout=merged["shutdown_timeout"],
         flags=dict(sorted(merged["flags"].items())),
         metrics=dict(sorted(merged["metrics"].items())),
+        bucket_families=dict(sorted(merged["bucket_families"].items())),
+        buckets={key: tuple(edges) for key, edges in sorted(merged["buckets"].items())},
     )
 
 
@@ -77,9 +86,9 @@ def _merge(merged: dict[str, Any], entry: Mapping[str, Any]) -> None:
         other, version = entry["like"]
         base = facts(other, version)
         merged.update({key: getattr(base, key) for key in base.__dataclass_fields__})
-        merged["flags"], merged["metrics"] = dict(base.flags), dict(base.metrics)
+        merged.update({part: dict(merged[part]) for part in _MAPS})
     for key, value in entry.items():
-        if key in ("flags", "metrics"):
+        if key in _MAPS:
             merged[key].update(value)
         elif key not in ("since", "like"):
             merged[key] = value

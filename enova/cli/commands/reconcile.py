@@ -36,6 +36,7 @@ def command(
     from enova.cli.views.reconciling import Reconciling
     from enova.effects.stop import StopFlag
     from enova.services.reconciler import loop
+    from enova.services.reconciler.announced import announced
     from enova.services.reconciler.sources import SignalReader
     from enova.workflows.wiring import open_named
 
@@ -56,5 +57,6 @@ def command(
             report = loop.once(here, parts, stop=stop)
             view.report(report)
             return FAILED if report.problem else OK
-        loop.run(here, parts, stop=stop, interval_s=interval_s)
+        with announced(here, parts, interval_s=interval_s) as shown:
+            loop.run(here, shown, stop=stop, interval_s=interval_s)
     return OK

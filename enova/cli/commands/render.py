@@ -17,8 +17,9 @@ from enova.cli import options
 @options.output("text", "json")
 def command(spec: str, env: str, out: str, force: bool, output: str) -> None:
     """Write the files that SPEC, or a saved plan, would use: the gateway's configuration and
-    members, Prometheus' configuration, engine commands, a systemd unit for `enova reconcile`, and
-    the plan itself. Nothing secret is in them, nothing is changed by it.
+    members, those of the monitors, engine commands, a systemd unit for `enova reconcile`, and the
+    plan itself; on the compose target a folder in which `docker compose up -d` runs the stack.
+    Nothing secret is in them, nothing is changed by it.
     """
     import json
 

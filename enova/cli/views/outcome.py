@@ -101,6 +101,11 @@ def _succeeded(ending: Ending) -> list[Line]:
     if made.destroys:
         text = f"Destroyed {named}: {_steps(len(outcome.done))} done. Its journal stays."
         return [Line(text, "green")]
+    if made.monitoring is not None:
+        did = "Started" if made.monitoring == "start" else "Stopped"
+        return [
+            Line(f"{did} the monitoring of {named}: {_steps(len(outcome.done))} done.", "green")
+        ]
     lines = [Line(f"Applied {named}: {_steps(len(outcome.done))} done.", "green")]
     lines += [Line(), *_how_to_reach(made), Line()]
     words = f"{made.stack} --env {made.env}" if made.env else made.stack

@@ -6,6 +6,7 @@ added, and every step).
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -24,6 +25,8 @@ COLOURS = {
     Symbol.WAIT: "blue",
 }
 LONGEST_VALUE = 60
+_DIGEST = re.compile(r"(@sha256:[0-9a-f]{12})[0-9a-f]{52}$")
+"""Of an image's digest so much is shown: two that differ must not look the same."""
 
 
 def plan_lines(plan: Plan, *, verbose: bool = False) -> list[Line]:
@@ -104,7 +107,7 @@ def _value(value: object) -> str:
         return "(none)"
     if value == "":
         return '""'
-    text = "true" if value is True else str(value)
+    text = _DIGEST.sub(r"\1", "true" if value is True else str(value))
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 1] + "…"
 
 

@@ -22,13 +22,14 @@ SCHEMA = 1
 
 
 class Reconciling:
-    """Prints reports. Repeats neither a decision nor a problem that stays the same."""
+    """Prints reports. Repeats no decision, note or problem that stays the same."""
 
     def __init__(self, output: str, *, clock: Clock, verbose: bool) -> None:
         self._json = output == "json"
         self._clock = clock
         self._verbose = verbose
         self._said: dict[str, int] = {}
+        self._notes: frozenset[str] = frozenset()
         self._problem = ""
 
     def event(self, event: events.Event) -> None:
@@ -57,8 +58,12 @@ class Reconciling:
             for change in report.plan.changes:
                 detail = f": {change.detail}" if change.detail else ""
                 words = f"{change.symbol.value} {change.address}  {change.reason.value}{detail}"
-                if self._verbose or report.outcome is not None:
+                if self._verbose or report.begun:
                     yield Line(words)
+            for note in report.plan.notes:
+                if note not in self._notes:
+                    yield Line(note)
+            self._notes = frozenset(report.plan.notes)
         if report.problem and (self._verbose or report.problem != self._problem):
             yield Line(report.problem, None if report.ended else "red")
         elif self._problem and not report.problem:
@@ -78,7 +83,9 @@ def report_document(report: Report, *, at: float) -> Mapping[str, object]:
         "at": at,
         "decisions": plain(report.decisions),
         "changes": plain(report.plan.changes) if report.plan else [],
-        "result": report.outcome.result if report.outcome else "nothing to do",
+        "notes": list(report.plan.notes) if report.plan else [],
+        "begun": report.begun,
+        "result": report.result or ("begun" if report.begun else "nothing to do"),
         "problem": report.problem,
         "ended": report.ended,
     }

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MODULES: dict[str, str | None] = {
     "process": "enova.effects.drivers.process",
-    "compose": None,
+    "compose": "enova.effects.drivers.docker",
     "ansible": None,
     "kubernetes": None,
 }

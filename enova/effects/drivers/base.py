@@ -7,7 +7,8 @@ suite in ``tests/contract``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from enova.capacity.inventory import Inventory
@@ -18,6 +19,14 @@ Progress = Callable[[str], None]
 """Told phases of a long action in words: ``weights``, ``compile``, ``ready``."""
 
 
+@dataclass(frozen=True)
+class ImageAnswer:
+    """What a registry says of an image: its digest (``sha256:...``), or why there is none."""
+
+    digest: str | None
+    reason: str = ""
+
+
 class Driver(Protocol):
     """One target for one stack."""
 
@@ -25,8 +34,13 @@ class Driver(Protocol):
         """Hosts and devices of the pool, probed where the spec says ``auto``."""
         ...
 
-    def runs_prometheus(self) -> bool:
-        """Whether the target can run Prometheus now: its program or image is there."""
+    def runs_monitors(self) -> frozenset[str]:
+        """Names of the monitors that the target can run now: their program or image is there."""
+        ...
+
+    def ask_registries(self, references: Collection[str]) -> Mapping[str, ImageAnswer]:
+        """An answer for each image, by reference, within seconds. Raises nothing for a registry
+        that does not answer. A target without images answers nothing."""
         ...
 
     def gateway_metrics(self) -> str | None:

@@ -11,27 +11,28 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from enova.base.errors import ActionFailed, Refused, Unreachable
 from enova.capacity.inventory import Inventory
-from enova.effects.drivers.base import Progress
+from enova.effects.drivers.base import ImageAnswer, Progress
 from enova.effects.drivers.fake_world import FakeComponent, FakeInstance, Faults, Foreign, World
 from enova.effects.state.files import locked, replace_file
 from enova.stack.actions import (
     Action,
     ChangeGateway,
+    ChangeMonitor,
     Drain,
     Join,
     Leave,
     RemoveStack,
     StartGateway,
-    StartPrometheus,
+    StartMonitor,
     StartReplica,
     StopGateway,
-    StopPrometheus,
+    StopMonitor,
     StopReplica,
     WaitServing,
 )
@@ -90,9 +91,23 @@ class FakeDriver:
         with self._looked():
             return self._world.pool()
 
-    def runs_prometheus(self) -> bool:
-        """Always: it is pretended like everything here."""
-        return True
+    def runs_monitors(self) -> frozenset[str]:
+        """Those the world says: they are pretended like everything here."""
+        with self._looked():
+            return frozenset(self._world.monitors)
+
+    def ask_registries(self, references: Collection[str]) -> Mapping[str, ImageAnswer]:
+        """What the world's one registry says; without one nobody answers."""
+        with self._looked():
+            known = self._world.registry
+            if known is None:
+                return {one: ImageAnswer(None, "registry: no such host") for one in references}
+            return {
+                one: ImageAnswer(known[one])
+                if one in known
+                else ImageAnswer(None, "manifest unknown")
+                for one in references
+            }
 
     def gateway_metrics(self) -> str | None:
         """Nothing real listens, so there is nothing to read."""
@@ -174,16 +189,16 @@ class FakeDriver:
                 )
             case ChangeGateway():
                 self._change_gateway(action, do)
-            case StartPrometheus():
-                port = do.prometheus.port or self._world.next_port()
+            case StartMonitor():
+                port = do.monitor.port or self._world.next_port()
+                endpoint = f"{do.monitor.host}:{port}"
                 self._start_component(
-                    action,
-                    do.component,
-                    do.prometheus.digest,
-                    do.prometheus.fields(),
-                    f"127.0.0.1:{port}",
+                    action, do.component, do.monitor.digest, do.monitor.fields(), endpoint
                 )
-            case StopGateway() | StopPrometheus():
+            case ChangeMonitor():
+                known = self._changed_component(action, do.component, do.monitor.digest)
+                known.digest, known.fields = do.monitor.digest, do.monitor.fields()
+            case StopGateway() | StopMonitor():
                 self._world.components.pop(do.component, None)
             case RemoveStack():
                 self._remove_stack(action)
@@ -267,14 +282,19 @@ class FakeDriver:
         del self._world.instances[do.instance]
 
     def _change_gateway(self, action: Action, do: ChangeGateway) -> None:
-        known = self._world.components.get(do.component)
-        if known is None or known.state is State.EXITED:
-            raise ActionFailed(action.address, "change", f"{do.component} does not run")
-        refusal = self._world.faults.refuse.get(do.gateway.digest)
-        if refusal is not None:
-            raise ActionFailed(action.address, "change", refusal, (f"fatal: {refusal}",))
+        known = self._changed_component(action, do.component, do.gateway.digest)
         known.digest, known.fields = do.gateway.digest, do.gateway.fields()
         known.endpoint = f"{do.gateway.host}:{do.gateway.port}"
+
+    def _changed_component(self, action: Action, name: str, digest: str) -> FakeComponent:
+        """The running component that takes over a configuration, unless it refuses that."""
+        known = self._world.components.get(name)
+        if known is None or known.state is State.EXITED:
+            raise ActionFailed(action.address, "change", f"{name} does not run")
+        refusal = self._world.faults.refuse.get(digest)
+        if refusal is not None:
+            raise ActionFailed(action.address, "change", refusal, (f"fatal: {refusal}",))
+        return known
 
     def _refuse_second(self, action: Action, name: str) -> None:
         for other in self._world.components.values():

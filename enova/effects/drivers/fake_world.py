@@ -46,7 +46,7 @@ class FakeInstance:
 
 @dataclass
 class FakeComponent:
-    """A pretended gateway or Prometheus."""
+    """A pretended gateway or monitor."""
 
     id: str
     address: str
@@ -87,6 +87,10 @@ class World:
     """Everything there is."""
 
     inventory: Inventory
+    monitors: list[str] = field(default_factory=lambda: ["prometheus"])
+    """Names of the monitors that can be pretended here."""
+    registry: dict[str, str] | None = None
+    """Digests of images by reference; None: no registry answers."""
     instances: dict[str, FakeInstance] = field(default_factory=dict)
     components: dict[str, FakeComponent] = field(default_factory=dict)
     members: dict[str, dict[str, Member]] = field(default_factory=dict)
@@ -142,6 +146,8 @@ class World:
         """Plain data, sorted."""
         return {
             "inventory": plain(self.inventory),
+            "monitors": sorted(self.monitors),
+            "registry": plain(self.registry),
             "instances": [
                 {**_plain_mapping(one), "fields": dict(one.fields)}
                 for _, one in sorted(self.instances.items())
@@ -176,6 +182,8 @@ def _world(data: Mapping[str, object]) -> World:
     faults = _map(data.get("faults", {}))
     return World(
         inventory=from_plain(_map(data["inventory"])),
+        monitors=[str(item) for item in _items(data.get("monitors", ("prometheus",)))],
+        registry=_texts(data.get("registry")),
         instances={one.id: one for one in instances},
         components={str(item["id"]): _component(item) for item in _list(data, "components")},
         members={
@@ -285,6 +293,10 @@ def _map(value: object) -> Mapping[str, object]:
     if not isinstance(value, Mapping):
         raise TypeError(f"a mapping is needed, not {value!r}")
     return value
+
+
+def _texts(value: object) -> dict[str, str] | None:
+    return None if value is None else {key: str(one) for key, one in _map(value).items()}
 
 
 def _int(value: object) -> int:

@@ -1,42 +1,43 @@
-"""The ``process`` target: engines, Envoy and Prometheus as detached processes on this machine.
+"""The ``process`` target: engines, Envoy and monitors as detached processes on this machine.
 
 In: actions. Out: processes on loopback, each under a shim, with everything known about them below
 the stack's state folder, so that any later ``enova`` sees and ends them. Needs Linux (``/proc``,
-pidfd). Its parts: ``process_replica``, ``process_gateway``, ``process_members``,
-``process_prometheus``.
+pidfd). Its parts: ``process_replica``, ``process_gateway``, ``process_monitor``; what
+is the same on every target: ``members``, ``gateway_files``, ``serving``.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import assert_never
 
 from enova.base.errors import ActionFailed, Refused
 from enova.capacity.inventory import Inventory
 from enova.effects import hosts
 from enova.effects.drivers import process_launch, process_log, process_table
-from enova.effects.drivers.base import Progress
+from enova.effects.drivers.base import ImageAnswer, Progress
+from enova.effects.drivers.members import Members
 from enova.effects.drivers.process_folder import Folder, Life
 from enova.effects.drivers.process_gateway import Gateways
 from enova.effects.drivers.process_ground import Ground, find_programs
-from enova.effects.drivers.process_members import Members
-from enova.effects.drivers.process_prometheus import Prometheuses
+from enova.effects.drivers.process_monitor import Monitors
 from enova.effects.drivers.process_replica import Replicas
 from enova.effects.state.store import StateDir
 from enova.spec.model import Pool
 from enova.stack.actions import (
     Action,
     ChangeGateway,
+    ChangeMonitor,
     Drain,
     Join,
     Leave,
     RemoveStack,
     StartGateway,
-    StartPrometheus,
+    StartMonitor,
     StartReplica,
     StopGateway,
-    StopPrometheus,
+    StopMonitor,
     StopReplica,
     WaitServing,
 )
@@ -66,8 +67,8 @@ class ProcessDriver:
         self._probe = probe
         self._replicas = Replicas(ground)
         self._gateways = Gateways(ground)
-        self._members = Members(ground, self._gateways)
-        self._prometheus = Prometheuses(ground)
+        self._members = Members(ground, self._gateways.doors)
+        self._monitors = Monitors(ground)
 
     def inventory(self) -> Inventory:
         """Hosts and devices of the pool."""
@@ -79,16 +80,21 @@ class ProcessDriver:
             instances=self._replicas.observe(),
             components=tuple(
                 sorted(
-                    (*self._gateways.observe(), *self._prometheus.observe()),
+                    (*self._gateways.observe(), *self._monitors.observe()),
                     key=lambda component: (component.address, component.id),
                 )
             ),
             members=self._members.read(),
         )
 
-    def runs_prometheus(self) -> bool:
-        """Whether there is a Prometheus to start."""
-        return self._ground.programs.prometheus is not None
+    def runs_monitors(self) -> frozenset[str]:
+        """Names of the monitors whose programs are here."""
+        return frozenset(self._ground.programs.monitors)
+
+    def ask_registries(self, references: Collection[str]) -> Mapping[str, ImageAnswer]:
+        """Programs have no images."""
+        del references
+        return {}
 
     def gateway_metrics(self) -> str | None:
         """Where the newest running gateway shows its counters."""
@@ -131,11 +137,14 @@ class ProcessDriver:
             case StopGateway(component, drain_s):
                 self._gateways.stop(action, component, drain_s, progress)
                 self._write_targets()
-            case StartPrometheus() as do:
-                self._prometheus.start(action, do, progress)
+            case StartMonitor() as do:
+                self._monitors.start(action, do, progress)
                 self._write_targets()
-            case StopPrometheus(component):
-                self._prometheus.stop(action, component, progress)
+            case ChangeMonitor() as do:
+                self._monitors.change(action, do, progress)
+            case StopMonitor(component):
+                self._monitors.stop(action, component, progress)
+                self._write_targets()
             case RemoveStack():
                 self._remove(action)
             case unknown:
@@ -170,7 +179,7 @@ class ProcessDriver:
         return folder
 
     def _write_targets(self) -> None:
-        self._prometheus.write_targets(self._gateways.metrics_endpoints())
+        self._monitors.write_targets(self._gateways.metrics_endpoints())
 
     def _remove(self, action: Action) -> None:
         """Remove every file below ``run``, and processes that nothing there accounts for."""

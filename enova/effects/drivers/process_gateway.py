@@ -6,39 +6,32 @@ In: gateway resources. Out: a running Envoy that is what they say. Who is a memb
 
 from __future__ import annotations
 
-import ipaddress
 import shutil
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
+from functools import partial
 from typing import cast
 
 from enova.base.address import GATEWAY
 from enova.base.errors import ActionFailed, EnovaError, Unreachable
-from enova.base.secret import Secret
-from enova.effects import gateway, gateway_change, trace_ring
-from enova.effects.drivers import ports, process_launch, process_log, process_table
-from enova.effects.drivers.process_folder import Folder, Life, Meta, folders, locked
-from enova.effects.drivers.process_ground import LOOPBACK, Ground
+from enova.effects import gateway, trace_ring
+from enova.effects.drivers import gateway_files, ports, process_launch, process_log, process_table
+from enova.effects.drivers.folder import TAIL_LINES, Meta, check_same
+from enova.effects.drivers.gateway_files import READY_S
+from enova.effects.drivers.ground import LOOPBACK
+from enova.effects.drivers.members import Door
+from enova.effects.drivers.process_folder import Folder, Life, folders
+from enova.effects.drivers.process_ground import Ground
 from enova.effects.gateway_admin import GatewayAdmin
-from enova.effects.packaged import template_text
 from enova.stack.actions import Action, ChangeGateway, StartGateway
 from enova.stack.observed import Component, State
-from enova.stack.render.envoy import BOOTSTRAP, render_bootstrap, render_files
-from enova.stack.render.envoy_secrets import (
-    CERTIFICATE_FILE,
-    KEYS_FILE,
-    render_api_keys,
-    render_certificate,
-)
-from enova.stack.render.envoy_settings import GatewaySettings
-from enova.stack.render.gateway_settings import GatewayPlaces, settings_of
+from enova.stack.render.envoy import BOOTSTRAP
+from enova.stack.render.envoy_secrets import CERTIFICATE_FILE, KEYS_FILE
+from enova.stack.render.gateway_settings import GatewayPlaces
 from enova.stack.resources import GatewayResource
 
 Progress = Callable[[str], None]
 
-READY_S = 30.0
 STOP_GRACE_S = 10.0
 
 _LOOK_S = 0.05
@@ -57,7 +50,7 @@ class Gateways:
         folder = self._folder(do.component)
         known = folder.meta()
         if known is not None and self.runs(folder):
-            process_launch.check_same(known, do.gateway.digest, action)
+            check_same(known, do.gateway.digest, action)
             self._await_ready(folder, known, action)
             return
         envoy = self._ground.programs.envoy
@@ -93,11 +86,13 @@ class Gateways:
         folder, wanted = self._folder(do.component), do.gateway
         before = folder.meta()
         if before is None or not self.runs(folder):
-            raise ActionFailed(action.address, _step(action), f"{do.component} does not run")
+            raise ActionFailed(
+                action.address, gateway_files.step(action), f"{do.component} does not run"
+            )
         admin = admin_of(folder, before)
         if not admin.wait_ready(READY_S):
             late = f"{do.component} does not answer within {READY_S:.0f} s"
-            raise ActionFailed(action.address, _step(action), late)
+            raise ActionFailed(action.address, gateway_files.step(action), late)
         if (before.host, before.port) != (wanted.host, wanted.port):
             self._check_port(action, wanted, own=before)
         after = replace(
@@ -107,16 +102,11 @@ class Gateways:
             host=wanted.host,
             port=wanted.port,
             cause=action.cause,
-            more={**before.more, "kept_hosts": _kept_hosts(before, wanted)},
+            more={**before.more, "kept_hosts": gateway_files.kept_hosts(before, wanted)},
         )
         files = self._files(folder, action, wanted, after)
         progress("changing")
-        try:
-            gateway_change.apply_files(folder.path, files, admin)
-        except ActionFailed as error:
-            raise ActionFailed(
-                action.address, _step(action), error.reason, error.log_tail
-            ) from error
+        gateway_files.change(action, folder.path, files, admin)
         folder.write_meta(after)
 
     def stop(self, action: Action, component: str, drain_s: float, progress: Progress) -> None:
@@ -206,14 +196,22 @@ class Gateways:
                 found.append((folder, meta))
         return sorted(found, key=lambda pair: pair[1].created_s, reverse=True)
 
+    def doors(self) -> list[Door]:
+        """Running gateways, the newest first."""
+        return [
+            Door(
+                meta,
+                admin_of(folder, meta),
+                runs=partial(self.runs, folder),
+                lines=partial(process_log.tail, folder.log),
+            )
+            for folder, meta in self.live()
+        ]
+
     def _files(
         self, folder: Folder, action: Action, resource: GatewayResource, meta: Meta
     ) -> dict[str, dict[str, object]]:
         """Everything Envoy reads, once Envoy itself found it good. Raises ActionFailed."""
-        _check_certificate(action, resource)
-        named = [(key.name, key.secret) for key in resource.keys]
-        values = self._ground.secrets(named, action.address)
-        self._write_missing_members(resource)
         admin_port = meta.more.get("admin_port")
         places = GatewayPlaces(
             config_dir=str(folder.path),
@@ -226,70 +224,33 @@ class Gateways:
             admin_port=_int(admin_port) if admin_port else None,
             kept_hosts=tuple(cast(list[str], meta.more.get("kept_hosts", []))),
         )
-        try:
-            settings = settings_of(resource, stack=self._ground.stack, places=places)
-            files = render_files(settings, template_text("gateway.lua"))
-            if values:
-                keys = {name: Secret(value) for name, value in values.items()}
-                files[KEYS_FILE] = render_api_keys(keys)
-        except ValueError as error:
-            raise ActionFailed(action.address, _step(action), str(error)) from error
-        if settings.tls is not None:
-            files[CERTIFICATE_FILE] = render_certificate(settings.tls)
-        self._check(folder, action, settings, files)
-        return files
-
-    def _check(
-        self,
-        folder: Folder,
-        action: Action,
-        settings: GatewaySettings,
-        files: Mapping[str, Mapping[str, object]],
-    ) -> None:
-        """Raise ActionFailed when Envoy finds something wrong. Nothing that runs sees the files."""
-        envoy = self._ground.programs.envoy
-        if envoy is None:
-            return
-        with tempfile.TemporaryDirectory(dir=folder.path, prefix="check-") as name:
-            private = Path(name)
-            secret = {file: files[file] for file in (KEYS_FILE, CERTIFICATE_FILE) if file in files}
-            gateway.write_files(private, secret)
-            there = replace(
-                settings,
-                keys_path=str(private / KEYS_FILE) if settings.keys_path else None,
-                tls_path=str(private / CERTIFICATE_FILE) if settings.tls_path else None,
-            )
-            problems = gateway.validate(
-                render_bootstrap(there, template_text("gateway.lua")), envoy
-            )
-        if problems:
-            raise ActionFailed(action.address, _step(action), problems[-1], problems)
+        return gateway_files.documents(
+            self._ground,
+            action,
+            resource,
+            places=places,
+            folder=folder.path,
+            envoy=self._ground.programs.envoy,
+        )
 
     def _check_port(
         self, action: Action, resource: GatewayResource, own: Meta | None = None
     ) -> None:
         """Raise ActionFailed when somebody else has the port. ``own``: the gateway as it runs."""
-        if ports.is_free(resource.port, host=resource.host):
-            return
-        if not ports.is_free(0, host=resource.host):
-            reason = f"{resource.host} is not an address of this machine"
-            raise ActionFailed(action.address, _step(action), reason)
-        # It may listen there already, when a change was cut short.
-        if own is not None and resource.port not in own.more.values():
-            ours = {
+
+        def ours() -> bool:
+            # It may listen there already, when a change was cut short.
+            if own is None or resource.port in own.more.values():
+                return False
+            pids = {
                 process.pid
                 for folder, _ in self.live()
                 if (process := folder.process()) is not None
             }
             listening = set(process_table.listeners(resource.port))
-            if listening and listening <= ours:
-                return
-        raise ActionFailed(
-            action.address,
-            _step(action),
-            f"port {resource.port} on {resource.host} is taken by {ports.owner(resource.port)}. "
-            "Stop it, or set gateway.port to a free one",
-        )
+            return bool(listening) and listening <= pids
+
+        gateway_files.check_port(action, resource, ours=ours)
 
     def _note(self, folder: Folder, action: Action, resource: GatewayResource) -> Meta:
         more: dict[str, object] = {}
@@ -314,14 +275,6 @@ class Gateways:
             folder.write_meta(meta)
         return meta
 
-    def _write_missing_members(self, resource: GatewayResource) -> None:
-        """Envoy wants every membership file to exist, also an empty one."""
-        self._ground.prepare(self._ground.members)
-        with locked(self._ground.members):
-            for service in {route.service for route in resource.routes}:
-                if not gateway.members_path(self._ground.members, service).exists():
-                    gateway.write_members(self._ground.members, service, ())
-
     def _await_ready(self, folder: Folder, meta: Meta, action: Action) -> None:
         admin = admin_of(folder, meta)
         end = self._ground.clock.monotonic() + READY_S
@@ -341,29 +294,8 @@ class Gateways:
         else:
             process_launch.await_note(folder)
             reason = process_launch.ended_reason(folder)
-        lines = process_log.tail(folder.log, process_launch.TAIL_LINES)
-        raise ActionFailed(action.address, _step(action), reason, lines)
-
-
-def _step(action: Action) -> str:
-    return action.do.kind.removesuffix("-gateway")
-
-
-def _check_certificate(action: Action, resource: GatewayResource) -> None:
-    """Envoy would wait for a certificate it cannot read, and not say so. Raises ActionFailed."""
-    if resource.tls_certificate is None:
-        return
-    import ssl  # only where TLS is asked for: it is slow to import
-
-    try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(
-            resource.tls_certificate, resource.tls_key
-        )
-    except (OSError, ssl.SSLError) as error:
-        files = f"{resource.tls_certificate} and {resource.tls_key}"
-        raise ActionFailed(
-            action.address, _step(action), f"certificate and key in {files}: {error}"
-        ) from error
+        lines = process_log.tail(folder.log, TAIL_LINES)
+        raise ActionFailed(action.address, gateway_files.step(action), reason, lines)
 
 
 def admin_of(folder: Folder, meta: Meta) -> GatewayAdmin:
@@ -376,15 +308,6 @@ def admin_of(folder: Folder, meta: Meta) -> GatewayAdmin:
 
 def _ready(folder: Folder, meta: Meta) -> bool:
     return admin_of(folder, meta).ready()
-
-
-def _kept_hosts(before: Meta, wanted: GatewayResource) -> list[str]:
-    """Addresses with a listener of their own that the wanted one covers, sorted."""
-    wide = ipaddress.ip_address(wanted.host)
-    if before.port != wanted.port or not wide.is_unspecified:
-        return []
-    there = {before.host, *cast(list[str], before.more.get("kept_hosts", []))} - {wanted.host}
-    return sorted(host for host in there if ipaddress.ip_address(host).version == wide.version)
 
 
 def _int(value: object) -> int:

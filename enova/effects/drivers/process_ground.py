@@ -1,6 +1,6 @@
-"""What every part of the process target stands on: folders, programs, marks, clock, secrets.
+"""What every part of the process target stands on: programs, marks, environments.
 
-Values and paths only; the parts (replicas, gateway, Prometheus) get one ``Ground``. The stack's
+Values and paths only; the parts (replicas, gateway, monitors) get one ``Ground``. The stack's
 state folder is also its mark: every process carries it in its environment.
 """
 
@@ -9,21 +9,15 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from enova.base.errors import ActionFailed, Refused
-from enova.base.secret import SecretRef
-from enova.effects import gateway, trace_ring
-from enova.effects.clock import Clock, SystemClock
-from enova.effects.drivers.process_folder import Folder, folders, locked
+from enova.effects import gateway
+from enova.effects.drivers import ground
+from enova.effects.drivers.process_folder import Folder, folders
 from enova.effects.drivers.process_table import INSTANCE, OWNER
-from enova.effects.sources import secrets
-from enova.effects.state.files import private_folder
-
-LOOPBACK = "127.0.0.1"
+from enova.stack import monitoring
 
 _PASSED_ON = (
     "HOME",
@@ -57,11 +51,12 @@ last is the mark by which a test run finds what it left behind."""
 
 @dataclass(frozen=True)
 class Programs:
-    """Where the programs are; None: not on this machine. ``engines`` by engine name."""
+    """Where the programs are; None or left out: not on this machine. ``engines`` and ``monitors``
+    by name."""
 
     python: Path = field(default_factory=lambda: Path(sys.executable))
     envoy: Path | None = None
-    prometheus: Path | None = None
+    monitors: Mapping[str, Path] = field(default_factory=dict)
     engines: Mapping[str, Path] = field(default_factory=dict)
 
 
@@ -76,69 +71,25 @@ def find_programs(environment: Mapping[str, str]) -> Programs:
         return Path(on_path) if on_path else None
 
     vllm = found("vllm")
+    monitors = {
+        name: program
+        for name, programs in monitoring.PROGRAMS.items()
+        if (program := next(filter(None, map(found, programs)), None)) is not None
+    }
     return Programs(
         envoy=gateway.envoy_binary(),
-        prometheus=found("prometheus"),
+        monitors=monitors,
         engines={"vllm": vllm} if vllm else {},
     )
 
 
-@dataclass(frozen=True)
-class Ground:
-    """One stack in one environment on this machine. ``state`` is its state folder."""
+@dataclass(frozen=True, kw_only=True)
+class Ground(ground.Ground):
+    """One stack in one environment on this machine."""
 
-    stack: str
-    state: Path
     programs: Programs
-    surroundings: Mapping[str, str]
-    clock: Clock = field(default_factory=SystemClock)
     log_bytes: int = 8 * 2**20
     log_keep: int = 4
-    access_log_bytes: int = trace_ring.DEFAULT_BYTES
-
-    @property
-    def run(self) -> Path:
-        """Everything that exists because something runs."""
-        return self.state / "run"
-
-    @property
-    def instances(self) -> Path:
-        """One folder an instance."""
-        return self.run / "instances"
-
-    @property
-    def components(self) -> Path:
-        """One folder a gateway or Prometheus."""
-        return self.run / "components"
-
-    @property
-    def gateway(self) -> Path:
-        """What outlives one gateway process: members, access log."""
-        return self.run / "gateway"
-
-    @property
-    def members(self) -> Path:
-        """The membership files."""
-        return self.gateway / "members"
-
-    @property
-    def prometheus(self) -> Path:
-        """Prometheus' configuration, targets and samples."""
-        return self.run / "prometheus"
-
-    @property
-    def last(self) -> Path:
-        """Output of instances that failed and were removed."""
-        return self.run / "last"
-
-    def prepare(self, folder: Path) -> Path:
-        """Make a folder of the stack and those above it, for this user only."""
-        private_folder(self.state)
-        made = self.state
-        for part in folder.relative_to(self.state).parts:
-            made = made / part
-            made.mkdir(mode=0o700, exist_ok=True)
-        return folder
 
     def marks(self, owned_id: str | None = None) -> dict[str, str]:
         """The environment marks of everything of this stack, or of one instance or component."""
@@ -151,30 +102,6 @@ class Ground:
         passed.setdefault("PATH", os.defpath)
         passed.setdefault("HOME", str(self.state))
         return {**passed, **extra, **self.marks(owned_id)}
-
-    def secrets(self, references: Iterable[tuple[str, SecretRef]], address: str) -> dict[str, str]:
-        """The values of secrets by name. Raises ActionFailed that names the reference only."""
-        values = {}
-        for name, reference in references:
-            try:
-                values[name] = secrets.resolve(reference, self.surroundings).reveal()
-            except Refused as error:
-                raise ActionFailed(address, "start", f"secret {name}: {error}") from error
-        return values
-
-    @contextmanager
-    def choosing_ports(self) -> Iterator[set[int]]:
-        """Ports promised to any stack beside this one's, while nobody else chooses."""
-        self.prepare(self.run)
-        with locked(self.state.parent):
-            taken: set[int] = set()
-            for run in self.state.parent.glob("*/run"):
-                for folder in (*folders(run / "instances"), *folders(run / "components")):
-                    meta = folder.meta()
-                    if meta is not None:
-                        taken.add(meta.port)
-                        taken.update(p for p in meta.more.values() if isinstance(p, int))
-            yield taken
 
     def owned(self) -> tuple[Folder, ...]:
         """Every instance and component folder."""

@@ -13,16 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from enova.base.errors import ActionFailed
-from enova.effects.drivers import process_log, process_shim, process_table
-from enova.effects.drivers.process_folder import META, SHIM_LOG, Folder, Life, Meta, folders
+from enova.effects.drivers import log_words, process_log, process_shim, process_table
+from enova.effects.drivers.folder import META, TAIL_LINES, forget_old
+from enova.effects.drivers.process_folder import SHIM_LOG, Folder, Life
 from enova.effects.drivers.process_ground import Ground
 from enova.effects.drivers.process_table import Identity
-from enova.stack.actions import Action
 
-KEPT_LOGS = 5
-"""So many failed instances keep their output after they were removed."""
-
-TAIL_LINES = 30
 _START_S = 30.0
 _KILL_S = 10.0
 _NOTE_S = 10.0
@@ -79,14 +75,6 @@ def start(
     lines = process_log.tail(log, TAIL_LINES)
     why = ended.reason if ended is not None else (lines[-1] if lines else "the shim failed")
     raise ActionFailed(address, "start", why, lines)
-
-
-def check_same(running: Meta, digest: str, action: Action) -> None:
-    """Raise ActionFailed when what runs under this id is not what is to be started."""
-    if running.digest != digest:
-        raise ActionFailed(
-            action.address, "start", f"{running.id} runs already, with another configuration"
-        )
 
 
 def stop(
@@ -166,7 +154,7 @@ def ended_reason(folder: Folder) -> str:
         if shim.boot != process_table.boot_id():
             return "the machine restarted"
         return "killed together with its shim"
-    cause = process_log.reason(ended.last_lines)
+    cause = log_words.reason(ended.last_lines)
     return f"{ended.reason}: {cause}" if cause and not ended.asked else ended.reason
 
 
@@ -188,11 +176,5 @@ def remove(ground: Ground, folder: Folder) -> None:
         kept.mkdir(mode=0o700)
         for path in (*process_log.files(folder.log), folder.path / META):
             path.rename(kept / path.name)
-        _forget_old(ground.last)
+        forget_old(ground.last)
     shutil.rmtree(folder.path, ignore_errors=True)
-
-
-def _forget_old(last: Path) -> None:
-    kept = sorted(folders(last), key=lambda f: (f.path.stat().st_mtime, f.id), reverse=True)
-    for folder in kept[KEPT_LOGS:]:
-        shutil.rmtree(folder.path, ignore_errors=True)

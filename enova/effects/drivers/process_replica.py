@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 from enova.base.digest import digest
-from enova.base.errors import ActionFailed, Unreachable
+from enova.base.errors import ActionFailed
+from enova.effects.clock import Clock
 from enova.effects.drivers import (
+    log_words,
     ports,
     process_launch,
     process_log,
-    process_probe,
     process_table,
+    serving,
 )
-from enova.effects.drivers.process_folder import Folder, Life, Meta, folders
-from enova.effects.drivers.process_ground import LOOPBACK, Ground
-from enova.effects.drivers.process_probe import Health
+from enova.effects.drivers.folder import TAIL_LINES, Meta, check_same
+from enova.effects.drivers.ground import LOOPBACK
+from enova.effects.drivers.process_folder import Folder, Life, folders
+from enova.effects.drivers.process_ground import Ground
 from enova.effects.packaged import PACKAGE_ROOT
 from enova.stack.actions import Action, StartReplica
 from enova.stack.observed import Instance, Placement, State
@@ -34,15 +37,6 @@ Progress = Callable[[str], None]
 PORT_TRIES = 4
 """Starts of one instance when others take its port before it binds."""
 
-TOKEN_TIMEOUT_S = 60.0
-HEALTH_TIMEOUT_S = 2.0
-SILENT_TIMES = 3
-"""Health probes in a row without an answer that make a serving engine unhealthy: late under load
-is not dead."""
-
-_LOOK_S = 0.1
-_LOOK_LATER_S = 0.5
-_RETRIED = (408, 425, 429)
 _ID = re.compile(r"^[a-z0-9][a-z0-9._-]{0,127}$")
 
 
@@ -51,7 +45,7 @@ class Replicas:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._silent: dict[str, int] = {}
+        self._watch = serving.Watch()
 
     def folder(self, instance: str) -> Folder:
         """Where an instance is kept, whether it exists or not."""
@@ -63,8 +57,8 @@ class Replicas:
         """Start the engine. A running one of the same digest is left alone."""
         folder = self.folder(do.instance)
         known = folder.meta()
-        if known is not None and folder.life(self._ground.marks(do.instance)) is Life.RUNNING:
-            process_launch.check_same(known, do.template.digest, action)
+        if known is not None and self.runs(folder):
+            check_same(known, do.template.digest, action)
             return
         meta = self._note(folder, self._wanted(action, do))
         progress(f"port {meta.port}")
@@ -76,51 +70,9 @@ class Replicas:
         meta = folder.meta()
         if meta is None:
             raise ActionFailed(action.address, "wait until it serves", "it was not started")
-        clock = self._ground.clock
-        begin = clock.monotonic()
-        end = begin + action.timeout_s
-        told: list[str] = []
-
-        def tell(words: Sequence[str]) -> None:
-            for word in words:
-                if word not in told:
-                    told.append(word)
-                    progress(word)
-
-        tell(["process"])
-        listening = False
-        while True:
-            if folder.life(self._ground.marks(instance)) is not Life.RUNNING:
-                meta = self._again_if_port_lost(folder, meta, action, progress)
-                listening = False
-            lines = process_log.tail(folder.log, 400)
-            tell(process_log.phases(lines))
-            if not listening:
-                probe = process_probe.health(
-                    meta.host, meta.port, path=engine.HEALTH_PATH, timeout_s=HEALTH_TIMEOUT_S
-                )
-                listening = probe is Health.OK
-            if listening:
-                tell(["http"])
-                left = max(1.0, end - clock.monotonic())
-                if self._answers(meta, action, folder, timeout_s=min(left, TOKEN_TIMEOUT_S)):
-                    self._note_served(folder, clock.monotonic() - begin)
-                    tell(["first token"])
-                    return
-            if clock.monotonic() >= end:
-                raise ActionFailed(
-                    action.address,
-                    "wait until it serves",
-                    f"no token within {action.timeout_s:.0f} s; reached: {', '.join(told)}",
-                    lines[-process_launch.TAIL_LINES :],
-                )
-            early = clock.monotonic() - begin < 5.0
-            process = folder.process()
-            look = _LOOK_S if early else _LOOK_LATER_S
-            if process is None:
-                clock.sleep(look)
-            else:
-                process_table.wait_gone([process], timeout_s=look)
+        coming = _Coming(self, folder, meta, action, progress)
+        took_s = serving.wait_serving(action, coming, clock=self._ground.clock, progress=progress)
+        self._note_served(folder, took_s)
 
     def stop(self, action: Action, instance: str, grace_s: float, progress: Progress) -> None:
         """Stop the engine and remove what belongs to it. A missing one is stopped already."""
@@ -131,24 +83,20 @@ class Replicas:
             self._ground, folder, grace_s=grace_s, address=action.address, progress=progress
         )
         process_launch.remove(self._ground, folder)
-        self._silent.pop(instance, None)
+        self._watch.forget(instance)
 
     def serving(self, action: Action, instance: str) -> Meta:
         """The meta of an instance that runs and has answered a token. Raises ActionFailed."""
         folder = self.folder(instance)
-        meta = folder.meta()
-        if meta is None:
-            raise ActionFailed(action.address, "join", f"{instance} does not exist")
-        if folder.life(self._ground.marks(instance)) is not Life.RUNNING:
-            raise ActionFailed(
-                action.address,
-                "join",
-                f"{instance} does not run: {process_launch.ended_reason(folder)}",
-                process_log.tail(folder.log, process_launch.TAIL_LINES),
-            )
-        if folder.served() is None:
-            raise ActionFailed(action.address, "join", f"{instance} has not answered a token yet")
-        return meta
+
+        def ended() -> str | None:
+            if self.runs(folder):
+                return None
+            return process_launch.ended_reason(folder)
+
+        return serving.check_joinable(
+            action, folder, ended=ended, lines=lambda: process_log.tail(folder.log, TAIL_LINES)
+        )
 
     def observe(self) -> tuple[Instance, ...]:
         """Every instance of the stack, sorted by address then id."""
@@ -157,44 +105,27 @@ class Replicas:
             meta = folder.meta()
             if meta is not None:
                 found.append((folder, meta, folder.life(self._ground.marks(folder.id))))
-        asked = [
-            (folder, meta)
-            for folder, meta, life in found
-            if life is Life.RUNNING and folder.served() is not None
-        ]
-        answers = process_probe.health_of(
-            [(meta.host, meta.port, engine.HEALTH_PATH) for _, meta in asked],
-            timeout_s=HEALTH_TIMEOUT_S,
+        states = self._watch.look(
+            (folder, meta) for folder, meta, life in found if life is Life.RUNNING
         )
-        health = {folder.id: answer for (folder, _), answer in zip(asked, answers, strict=True)}
         instances = [
-            self._instance(folder, meta, life, health.get(folder.id))
-            for folder, meta, life in found
+            self._instance(folder, meta, states.get(folder.id)) for folder, meta, _ in found
         ]
         return tuple(sorted(instances, key=lambda i: (i.address, i.id)))
 
-    def _instance(self, folder: Folder, meta: Meta, life: Life, health: Health | None) -> Instance:
-        ended = life is not Life.RUNNING
+    def _instance(self, folder: Folder, meta: Meta, state: State | None) -> Instance:
+        ended = state is None
         return Instance(
             id=meta.id,
             address=meta.address,
             digest=meta.digest,
             fields=meta.fields,
             placement=meta.placement or Placement("local"),
-            state=State.EXITED if ended else self._state(meta.id, health),
+            state=state or State.EXITED,
             endpoint=meta.endpoint,
             exit_reason=process_launch.ended_reason(folder) if ended else None,
             tampered=() if ended else _tampered(folder, meta),
         )
-
-    def _state(self, instance: str, health: Health | None) -> State:
-        if health is None:
-            return State.STARTING
-        silent = self._silent.get(instance, 0) + 1 if health is Health.SILENT else 0
-        self._silent[instance] = silent
-        if health in (Health.REFUSED, Health.FAILING) or silent >= SILENT_TIMES:
-            return State.UNHEALTHY
-        return State.SERVING
 
     def _program(self, template: ReplicaTemplate, address: str) -> tuple[str, ...]:
         """The words before the model."""
@@ -216,7 +147,9 @@ class Replicas:
         """Everything to be noted, before a port is chosen."""
         template = do.template
         program = self._program(template, action.address)
-        environment = engine.environment(template, do.placement)
+        environment = engine.environment(
+            template, do.placement, address=action.address, instance=do.instance
+        )
         if template.engine == "emulator":
             environment.setdefault("PYTHONPATH", str(PACKAGE_ROOT))
         try:
@@ -269,16 +202,23 @@ class Replicas:
             if not (folder.path / "meta.json").exists() and folder.shim() is None:
                 shutil.rmtree(folder.path, ignore_errors=True)
 
-    def _again_if_port_lost(
+    @property
+    def clock(self) -> Clock:
+        """The ground's."""
+        return self._ground.clock
+
+    def runs(self, folder: Folder) -> bool:
+        """Whether this engine runs."""
+        return folder.life(self._ground.marks(folder.id)) is Life.RUNNING
+
+    def again_if_port_lost(
         self, folder: Folder, meta: Meta, action: Action, progress: Progress
     ) -> Meta:
         """Start once more when somebody else took the port first; else say why it ended."""
         process_launch.await_note(folder)
-        lines = process_log.tail(folder.log, process_launch.TAIL_LINES)
+        lines = process_log.tail(folder.log, TAIL_LINES)
         ended = folder.exit()
-        lost = (
-            ended is not None and not ended.asked and process_log.address_in_use(ended.last_lines)
-        )
+        lost = ended is not None and not ended.asked and log_words.address_in_use(ended.last_lines)
         if not lost or meta.port_tries >= PORT_TRIES:
             reason = process_launch.ended_reason(folder)
             raise ActionFailed(action.address, "wait until it serves", reason, lines)
@@ -286,25 +226,6 @@ class Replicas:
         progress(f"port {meta.port} was taken, now {fresh.port}")
         self._launch(folder, fresh)
         return fresh
-
-    def _answers(self, meta: Meta, action: Action, folder: Folder, *, timeout_s: float) -> bool:
-        """Whether it answers one token now. Raises ActionFailed when it says it never will."""
-        try:
-            reply = process_probe.one_token(
-                meta.host, meta.port, model=meta.served_name, timeout_s=timeout_s
-            )
-        except Unreachable:
-            return False
-        if process_probe.answered(reply):
-            return True
-        if 400 <= reply.status < 500 and reply.status not in _RETRIED:
-            raise ActionFailed(
-                action.address,
-                "wait until it serves",
-                f"it refuses a one-token request with {reply.status}: {reply.body[:300].strip()}",
-                process_log.tail(folder.log, process_launch.TAIL_LINES),
-            )
-        return False
 
     def _note_served(self, folder: Folder, took_s: float) -> None:
         process = folder.process()
@@ -316,6 +237,34 @@ class Replicas:
                 "cores": sorted(process_table.affinity(process.pid)) if process else [],
             }
         )
+
+
+@dataclass
+class _Coming:
+    """One engine on its way, which is started again when others take its port."""
+
+    replicas: Replicas
+    folder: Folder
+    meta: Meta
+    action: Action
+    progress: Progress
+
+    def check(self) -> Meta:
+        if not self.replicas.runs(self.folder):
+            self.meta = self.replicas.again_if_port_lost(
+                self.folder, self.meta, self.action, self.progress
+            )
+        return self.meta
+
+    def lines(self, count: int) -> list[str]:
+        return process_log.tail(self.folder.log, count)
+
+    def pause(self, seconds: float) -> None:
+        process = self.folder.process()
+        if process is None:
+            self.replicas.clock.sleep(seconds)
+        else:
+            process_table.wait_gone([process], timeout_s=seconds)
 
 
 def _tampered(folder: Folder, meta: Meta) -> tuple[str, ...]:

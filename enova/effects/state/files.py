@@ -161,6 +161,29 @@ def locked(path: Path, *, wait_s: float = 10.0) -> Iterator[int]:
         clock.sleep(_RETRY_S)
 
 
+@contextmanager
+def queued(path: Path) -> Iterator[None]:
+    """Stand in the queue of ``path``, so that ``anyone_queued`` sees it. Death leaves it too."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def anyone_queued(path: Path) -> bool:
+    """Whether any process stands in the queue of ``path``."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def _lock(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

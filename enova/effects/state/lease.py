@@ -1,7 +1,8 @@
 """The right to apply now: one holder a stack, renewed while held, taken over when it is gone.
 
 ``lease.json`` names the holder and its token, a fencing number that grows with every holder;
-``lease.lock`` is locked only for the milliseconds in which ``lease.json`` or the record changes.
+``lease.lock`` is locked only for the milliseconds in which ``lease.json`` or the record changes,
+``lease.queue`` is shared by all who wait, so that a holder with more to do can let them in first.
 Whether a holder is gone is judged by its process and by clocks that do not jump, and in doubt by
 watching whether it renews. A holder that was paused past its lease finds its token outdated and is
 refused at its next write.
@@ -16,7 +17,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +31,7 @@ from enova.base.digest import plain
 from enova.base.errors import ActionFailed, Refused, Unreachable
 from enova.base.units import format_duration
 from enova.effects.clock import Clock
-from enova.effects.state.files import locked, replace_file
+from enova.effects.state.files import anyone_queued, locked, queued, replace_file
 from enova.effects.state.store import StateDir
 
 TTL_S = 15.0
@@ -126,6 +127,10 @@ class Lease:
     def _lock(self) -> Path:
         return self._state.folder / "lease.lock"
 
+    @property
+    def _queue(self) -> Path:
+        return self._state.folder / "lease.queue"
+
     def acquire(self, *, wait_s: float = 0.0) -> Held:
         """Take the lease, waiting up to ``wait_s`` seconds for its holder.
 
@@ -133,16 +138,17 @@ class Lease:
         """
         self._state.prepare()
         end = self._clock.monotonic() + wait_s
-        while True:
-            with locked(self._lock):
-                current = self._read()
-                judged = self._judge(current)
-                if judged != "held":
-                    return self._take(current)
-            left = end - self._clock.monotonic()
-            if left <= 0:
-                raise Refused(self._refusal(current))
-            self._clock.sleep(min(_LOOK_AGAIN_S, left))
+        with queued(self._queue) if wait_s > 0 else nullcontext():
+            while True:
+                with locked(self._lock):
+                    current = self._read()
+                    judged = self._judge(current)
+                    if judged != "held":
+                        return self._take(current)
+                left = end - self._clock.monotonic()
+                if left <= 0:
+                    raise Refused(self._refusal(current))
+                self._clock.sleep(min(_LOOK_AGAIN_S, left))
 
     def status(self) -> LeaseStatus:
         """Who holds the lease. Changes nothing."""
@@ -183,6 +189,7 @@ class Lease:
         with locked(self._lock):
             if self._read().holder is None:
                 self._file.unlink(missing_ok=True)
+                self._queue.unlink(missing_ok=True)
                 self._lock.unlink()
 
     def _take(self, current: Grant) -> Held:
@@ -265,6 +272,11 @@ class Held:
     def token(self) -> int:
         """The fencing number."""
         return self._grant.token
+
+    @property
+    def wanted(self) -> bool:
+        """Whether somebody waits for it."""
+        return anyone_queued(self._lease._queue)
 
     @property
     def lost(self) -> bool:

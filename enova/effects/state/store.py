@@ -303,8 +303,12 @@ def record_from_plain(data: object) -> Record:
         choices={
             name: _mapping(_mapping(data, "choices"), name) for name in _mapping(data, "choices")
         },
+        # Records of before they were kept have none.
+        images=_text_map(data, "images") if "images" in data else {},
         counts={name: _whole(_mapping(data, "counts"), name) for name in _mapping(data, "counts")},
         protected=_texts(data, "protected"),
+        # Records of before it was known have it not.
+        monitors_stopped="monitors_stopped" in data and _truth(data, "monitors_stopped"),
         applying=_truth(data, "applying"),
         schema=_whole(data, "schema"),
     )
@@ -315,6 +319,11 @@ def _text(data: Mapping[str, object], key: str) -> str:
     if not isinstance(value, str):
         raise ValueError(f"{key} must be text")
     return value
+
+
+def _text_map(data: Mapping[str, object], key: str) -> Mapping[str, str]:
+    values = _mapping(data, key)
+    return {name: _text(values, name) for name in values}
 
 
 def _texts(data: Mapping[str, object], key: str) -> tuple[str, ...]:

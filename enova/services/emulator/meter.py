@@ -31,8 +31,10 @@ BUCKET_FAMILIES: Mapping[str, tuple[float, ...]] = {
     "request_params_n": (1.0, 2.0, 5.0, 10.0, 20.0),
     "request_num_preemptions": (1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 20.0),
     "request_tokens": (),
+    "kv_cache_residency": (),
 }
-"""Default bucket edges by vLLM's family key; ``request_tokens`` follows ``max_model_len``."""
+"""Default bucket edges by vLLM's family key; ``request_tokens`` follows ``max_model_len``, and
+``kv_cache_residency`` is taken as vLLM takes it, for a histogram that is not emulated."""
 
 FINISH_REASONS = ("stop", "length", "abort", "error", "repetition")
 REJECTIONS = ("max_num_queued_reqs", "max_num_queued_tokens")

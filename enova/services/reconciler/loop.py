@@ -1,29 +1,29 @@
-"""The loop around ``tick``: look, read signals, decide, carry out, remember, wait.
+"""The loop around ``tick``: look, read signals, decide, begin, remember, wait.
 
-Level-based: every tick starts from what is, so a missed event costs one interval. The lease is
-held only while executing. A stack that was destroyed ends the loop; a lease held by somebody else,
-an unreachable target or a failed action ends only the tick.
+Level-based: every tick starts from what is, so a missed event costs one interval. What a tick
+begins goes on beside the loop (``work``), so a replica that takes minutes to start or to drain
+keeps no other from being looked after; later ticks leave alone what is under way. A stack that was
+destroyed ends the loop; a lease held by somebody else, an unreachable target or a failed action
+ends only the tick or what failed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
-from enova.base.errors import EnovaError, Refused
-from enova.effects.execute import Outcome, StopFlag
-from enova.effects.state.journal import Kind
-from enova.policy import healing
+from enova.base.errors import EnovaError
+from enova.effects.execute import StopFlag
 from enova.policy.scaling import Decision
 from enova.services.reconciler.capacity import capacity_tables
-from enova.services.reconciler.memory import memory_from_plain, memory_to_plain
+from enova.services.reconciler.memory import read_memory, write_memory
 from enova.services.reconciler.sources import RING, SignalReader
-from enova.services.reconciler.tick import Memory, Seen, Tick, tick
-from enova.stack.events import Event
-from enova.stack.plan import Plan
-from enova.workflows.apply import carry_out_held
+from enova.services.reconciler.tick import Seen, tick
+from enova.services.reconciler.work import Work
+from enova.stack.compare import UnderWay
+from enova.stack.events import Event, Result
+from enova.stack.plan import Ask, Plan
 from enova.workflows.wiring import Gathered, Site, ask_of, gather, site
 
 INTERVAL_S = 5.0
@@ -31,18 +31,21 @@ INTERVAL_S = 5.0
 
 @dataclass(frozen=True)
 class Report:
-    """One tick in brief, for printing. ``problem`` when it could not end as planned."""
+    """One tick in brief, for printing. ``problem`` when something did not go as planned."""
 
-    decisions: dict[str, Decision]
+    decisions: Mapping[str, Decision] = field(default_factory=dict)
     plan: Plan | None = None
-    outcome: Outcome | None = None
+    begun: bool = False
+    """Whether something of the plan began now."""
+    result: Result | None = None
+    """How what ended since the tick before did, the worst of it; None when nothing ended."""
     problem: str = ""
     ended: bool = False
 
 
 @dataclass(frozen=True)
 class Parts:
-    """What the loop works with beside the site."""
+    """What the loop works with beside the site. ``emit`` and ``tell`` are never called at once."""
 
     signals: SignalReader
     emit: Callable[[Event], None]
@@ -52,36 +55,68 @@ class Parts:
 
 
 def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVAL_S) -> None:
-    """Tick until told to stop or the stack is gone."""
-    asked: SimpleQueue[bool] = SimpleQueue()
-    stop.listen(lambda: asked.put(True))
-    while not stop.requested:
-        here = _at_its_pool(here)
-        report = once(here, parts, stop=stop)
-        parts.tell(report)
-        if report.ended:
-            return
-        here.clock.take(asked, interval_s)
+    """Tick until told to stop or the stack is gone. What runs then ends its present steps."""
+    news: SimpleQueue[bool] = SimpleQueue()
+    stop.listen(lambda: news.put(True))
+    with Work(parts.emit, stop=stop, wake=lambda: news.put(True)) as work:
+        ended = False
+        while not (stop.requested or ended):
+            here = _at_its_pool(here)
+            report = _with_ended(_look(here, parts, work), work)
+            with work.speaking:
+                parts.tell(report)
+            ended = report.ended
+            if not ended:
+                _wait(here, work, news, stop=stop, interval_s=interval_s)
+    last = _with_ended(Report(), work)
+    if last.result is not None:
+        parts.tell(last)
 
 
 def once(here: Site, parts: Parts, *, stop: StopFlag) -> Report:
-    """One tick. Errors that end only the tick are in the report."""
+    """One tick, carried out to its end. Errors that end only the tick are in the report."""
+    with Work(parts.emit, stop=stop, wake=lambda: None) as work:
+        report = _look(here, parts, work)
+        work.wait()
+    return _with_ended(report, work)
+
+
+def _look(here: Site, parts: Parts, work: Work) -> Report:
+    """One tick: what it begins goes on after it."""
     try:
-        seen = gather(here)
-        if seen.recorded is None:
-            if seen.record.serial == 0:
+        under_way = work.under_way()
+        found = gather(here)
+        if found.recorded is None:
+            if found.record.serial == 0:
                 _leave_nothing(here)
-            return Report({}, problem="nothing is applied any more", ended=True)
-        concluded = _conclude(here, seen, _remembered(here), parts)
-        outcome, memory = _act(here, seen, concluded, parts, stop=stop)
-        here.state.write_memory(memory_to_plain(memory))
+            return Report(problem="nothing is applied any more", ended=True)
+        seen = _seen(here, found, found.recorded, under_way, parts)
+        concluded = tick(seen, read_memory(here.state))
+        write_memory(here.state, concluded.memory)
+        begun = work.begin(here, seen, concluded)
         parts.housekeeping()
     except EnovaError as error:
-        return Report({}, problem=str(error))
-    problem = ""
-    if outcome is not None and outcome.result != "succeeded":
-        problem = "; ".join(failure.reason for failure in outcome.failures) or outcome.result
-    return Report(dict(concluded.decisions), concluded.plan, outcome, problem)
+        return Report(problem=str(error))
+    return Report(concluded.decisions, concluded.plan, begun)
+
+
+def _wait(
+    here: Site, work: Work, news: SimpleQueue[bool], *, stop: StopFlag, interval_s: float
+) -> None:
+    """Until the next tick is due or stopping was asked for, seeing to what ends meanwhile."""
+    end = here.clock.monotonic() + interval_s
+    while True:
+        here.clock.take(news, end - here.clock.monotonic())
+        work.settle()
+        if stop.requested or here.clock.monotonic() >= end:
+            return
+
+
+def _with_ended(report: Report, work: Work) -> Report:
+    """The report with how what ended since the last one did."""
+    result, problem = work.ended()
+    problems = "; ".join(filter(None, (report.problem, problem)))
+    return replace(report, result=result, problem=problems)
 
 
 def _at_its_pool(here: Site) -> Site:
@@ -107,83 +142,16 @@ def _leave_nothing(here: Site) -> None:
     lease.clear()
 
 
-def _remembered(here: Site) -> Memory:
-    """What earlier ticks left; when it is damaged nothing, for healing must not wait for people."""
-    try:
-        return memory_from_plain(here.state.read_memory())
-    except Refused:
-        return Memory()
-
-
-def _conclude(here: Site, seen: Gathered, memory: Memory, parts: Parts) -> Tick:
-    if seen.recorded is None:
-        raise Refused("nothing is applied")
+def _seen(here: Site, found: Gathered, applied: Ask, under_way: UnderWay, parts: Parts) -> Seen:
     now = here.clock.now()
-    signals = parts.signals.read(seen.recorded, seen.observed)
-    return tick(
-        Seen(
-            record=seen.record,
-            applied=seen.recorded,
-            observed=seen.observed,
-            inventory=seen.inventory,
-            signals=signals,
-            tables=capacity_tables(seen.recorded),
-            prometheus_available=seen.prometheus_available,
-            now=now,
-        ),
-        memory,
+    return Seen(
+        record=found.record,
+        applied=applied,
+        observed=found.observed,
+        inventory=found.inventory,
+        signals=parts.signals.read(applied, found.observed),
+        tables=capacity_tables(applied),
+        monitors=found.monitors,
+        now=now,
+        under_way=under_way,
     )
-
-
-def _act(
-    here: Site, before: Gathered, concluded: Tick, parts: Parts, *, stop: StopFlag
-) -> tuple[Outcome | None, Memory]:
-    """Carry out the tick's plan, when there is anything in it and nobody else is applying.
-
-    Counts alone are something too: those of a tick that failed in part are recorded by the next.
-    """
-    made = concluded.plan
-    counts = {count.service: count.wanted for count in made.counts}
-    if not made.actions and counts == before.record.counts:
-        return None, concluded.memory
-    with here.lease("enova reconcile").acquire() as held:
-        seen = gather(here)
-        if seen.record.serial != made.serial - 1:
-            raise Refused("something was applied meanwhile; the next tick looks again")
-        for service, decision in sorted(concluded.decisions.items()):
-            counted = next((c for c in made.counts if c.service == service), None)
-            if counted is not None and counted.wanted != seen.record.counts.get(service):
-                detail = {
-                    "replicas": decision.replicas,
-                    "before": seen.record.counts.get(service),
-                    "reason": decision.reason,
-                    "inputs": dict(decision.inputs),
-                }
-                here.journal.append(Kind.DECISION, service, detail)
-        for change in made.changes:
-            if change.reason.value not in ("scaled",):
-                detail = {"reason": change.reason.value, "detail": change.detail}
-                here.journal.append(Kind.HEAL, change.address, detail)
-        with _own(stop) as mine:
-            outcome = carry_out_held(made, here, seen, held=held, emit=parts.emit, stop=mine)
-    broken = {failure.action for failure in outcome.failures if failure.performed}
-    failed = {
-        action.address: f"{action.address}@{made.serial}"
-        for action in made.actions
-        if action.id in broken
-    }
-    healed = healing.note_failures(concluded.memory.healing, failed, now=here.clock.now())
-    return outcome, replace(concluded.memory, healing=healed)
-
-
-@contextmanager
-def _own(stop: StopFlag) -> Iterator[StopFlag]:
-    """A flag for one execution that follows ``stop``: losing the lease must not end the loop."""
-    mine = StopFlag()
-    stop.listen(mine.request)
-    try:
-        if stop.requested and not mine.requested:
-            mine.request()
-        yield mine
-    finally:
-        stop.forget(mine.request)

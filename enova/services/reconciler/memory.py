@@ -11,7 +11,22 @@ from functools import cache
 from pydantic import TypeAdapter, ValidationError
 
 from enova.base.digest import plain
+from enova.base.errors import Refused
+from enova.effects.state.store import StateDir
 from enova.services.reconciler.tick import Memory
+
+
+def read_memory(state: StateDir) -> Memory:
+    """What earlier ticks left; when it is damaged nothing, for healing must not wait for people."""
+    try:
+        return memory_from_plain(state.read_memory())
+    except Refused:
+        return Memory()
+
+
+def write_memory(state: StateDir, memory: Memory) -> None:
+    """Keep it for the next tick. Raises ActionFailed when the disk refuses."""
+    state.write_memory(memory_to_plain(memory))
 
 
 @cache

@@ -1,4 +1,7 @@
-"""Where a stack's signals come from: its Prometheus while that runs, otherwise its own pages.
+"""Where a stack's signals come from: its Prometheus where that knows, otherwise its own pages.
+
+A Prometheus that runs knows no arrival rate until it has watched a whole window of this gateway;
+the gateway's page is watched beside it, so that it can answer at once.
 
 In: a site; at each look, what was applied and what is observed. Out: ``Signals`` by service. Which
 source answered stands in ``Signals.source`` and, on a fallback, in ``Signals.notes``.
@@ -9,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from enova.base import address as addresses
-from enova.effects.sources.base import FirstAnswering, GatewayTarget, SignalSource
+from enova.effects.sources.base import FirstAnswering, GatewayTarget
 from enova.effects.sources.scrape import ScrapeSource
 from enova.policy.signals import Signals
 from enova.stack.observed import Observed, State
@@ -36,7 +39,7 @@ class SignalReader:
             gateway=GatewayTarget(endpoint) if endpoint is not None else None,
         )
 
-    def _source(self, applied: Ask, observed: Observed) -> SignalSource:
+    def _source(self, applied: Ask, observed: Observed) -> ScrapeSource | FirstAnswering:
         prometheus = observed.component(addresses.PROMETHEUS)
         if prometheus is None or prometheus.state is State.EXITED or prometheus.endpoint is None:
             return self._scrape

@@ -1,29 +1,30 @@
 """One tick of the reconciler as a pure function of what was seen.
 
-In: what was last applied, what runs, signals, the memory of earlier ticks, the time. Out: a plan
-(the same ``stack.plan.plan`` every verb calls), the decisions that led to it, the next memory.
-The reconciler is not a second engine: it only supplies intents.
+In: what was last applied, what runs, what is being carried out already, signals, the memory of
+earlier ticks, the time. Out: a plan (the same ``stack.plan.plan`` every verb calls) for all that is
+not under way, the decisions that led to it, the next memory. The reconciler is not a second engine:
+it only supplies intents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from enova.base import address as addresses
 from enova.capacity.inventory import Inventory
 from enova.policy import healing, scaling
-from enova.policy.signals import Signals
+from enova.policy.signals import ReplicaSignals, Signals
 from enova.spec.model import Service
-from enova.stack.compare import Intents
+from enova.stack.compare import Intents, UnderWay
 from enova.stack.cost import affordable
 from enova.stack.desired import MOST_REPLICAS
-from enova.stack.observed import Instance, Observed, State
+from enova.stack.observed import Component, Instance, Observed, State
 from enova.stack.plan import Ask, Inputs, Plan, plan
 from enova.stack.record import Record
 
 UNHEALTHY_AFTER_S = 30.0
-"""An instance that served and has not answered for this long is replaced."""
+"""An engine, gateway or monitor that served and has not answered for this long is replaced."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,11 @@ class Seen:
     signals: Mapping[str, Signals]
     tables: Mapping[str, scaling.CapacityTable]
     """What each service's replicas carry within its goals."""
-    prometheus_available: bool
+    monitors: frozenset[str]
+    """Names of the monitors that the target can run."""
     now: float
+    under_way: UnderWay = field(default_factory=UnderWay)
+    """As it was before the rest was looked at: what ended meanwhile counts as going on."""
 
 
 @dataclass(frozen=True)
@@ -84,18 +88,24 @@ def tick(seen: Seen, memory: Memory) -> Tick:
             seen.signals.get(name) or Signals(at_s=seen.now, window_s=0.0),
             table=seen.tables[name],
             bounds=_bounds(service, instances, affords=affords),
-            supply=_supply(instances),
+            supply=_supply(instances, seen.under_way),
             current=current,
             now=seen.now,
         )
+        if decision.replicas < current and _some_come(name, seen.under_way):
+            decision = replace(
+                decision,
+                replicas=current,
+                reason=f"{decision.reason}: {current} are kept until those on their way serve",
+            )
         counts[name], decisions[name] = decision.replicas, decision
         if decision.replicas != current:
             reasons[name] = decision.reason
-    healed, replace, unhealthy = _heal(seen, memory)
+    healed, useless, unhealthy = _heal(seen, memory)
     intents = Intents(
         counts=counts,
         count_reasons=reasons,
-        replace=replace,
+        replace=useless,
         deferred=healing.waiting(healed, now=seen.now),
     )
     made = plan(
@@ -107,8 +117,9 @@ def tick(seen: Seen, memory: Memory) -> Tick:
             recorded=seen.applied,
             observed=seen.observed,
             inventory=seen.inventory,
-            prometheus_available=seen.prometheus_available,
+            monitors=seen.monitors,
             intents=intents,
+            under_way=seen.under_way,
         )
     )
     return Tick(made, decisions, Memory(scaled, healed, unhealthy))
@@ -132,32 +143,55 @@ def _bounds(
     )
 
 
-def _supply(instances: tuple[Instance, ...]) -> scaling.Supply:
+def _supply(instances: tuple[Instance, ...], under_way: UnderWay) -> scaling.Supply:
+    """Without those that are on their way out."""
+    states = [i.state for i in instances if under_way.stays.get(i.address, True)]
     return scaling.Supply(
-        serving=sum(1 for i in instances if i.state is State.SERVING),
-        starting=sum(1 for i in instances if i.state is State.STARTING),
+        serving=states.count(State.SERVING), starting=states.count(State.STARTING)
+    )
+
+
+def _some_come(service: str, under_way: UnderWay) -> bool:
+    """Whether replicas of the service start or are exchanged: adding comes before removing."""
+    return any(
+        stays and (parsed := addresses.parse_replica(address)) and parsed[0] == service
+        for address, stays in under_way.stays.items()
     )
 
 
 def _heal(seen: Seen, memory: Memory) -> tuple[healing.Memory, dict[str, str], dict[str, float]]:
-    """Back-off of failed slots, and instances to replace because they do no work."""
+    """Back-off of failed slots, and what to replace because it does no work.
+
+    What fails at an address under way is noted when that ends, and only then.
+    """
     replicas = [i for i in seen.observed.instances if addresses.parse_replica(i.address)]
-    failed = {i.address: i.id for i in replicas if i.state is State.EXITED}
+    failed = {
+        i.address: i.id
+        for i in replicas
+        if i.state is State.EXITED and i.address not in seen.under_way.stays
+    }
     healed = healing.note_failures(memory.healing, failed, now=seen.now)
     steps = {
-        instance: (numbers.steps, numbers.running)
+        instance: (numbers.steps, _open(numbers))
         for signals in seen.signals.values()
         for instance, numbers in signals.replicas.items()
     }
     stuck, healed = healing.hung(healed, steps, now=seen.now)
     seconds = f"{healing.HANG_AFTER_S:.0f} s"
-    replace = dict.fromkeys(stuck, f"no engine step for {seconds} with requests open")
+    useless = dict.fromkeys(stuck, f"no engine step for {seconds} with requests open")
+    judged: list[Instance | Component] = [*replicas, *seen.observed.components]
     unhealthy = {
-        i.id: memory.unhealthy_since.get(i.id, seen.now)
-        for i in replicas
-        if i.state is State.UNHEALTHY
+        one.id: memory.unhealthy_since.get(one.id, seen.now)
+        for one in judged
+        if one.state is State.UNHEALTHY
     }
-    for instance, since in unhealthy.items():
+    for name, since in unhealthy.items():
         if seen.now - since >= UNHEALTHY_AFTER_S:
-            replace[instance] = f"it has not answered for {seen.now - since:.0f} s"
-    return healed, replace, unhealthy
+            useless[name] = f"it has not answered for {seen.now - since:.0f} s"
+    return healed, useless, unhealthy
+
+
+def _open(numbers: ReplicaSignals) -> float | None:
+    """Requests in the engine, running or queued; None when neither is known."""
+    known = [count for count in (numbers.running, numbers.waiting) if count is not None]
+    return sum(known) if known else None

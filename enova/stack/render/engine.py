@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from enova.capacity.catalog import engines
 from enova.stack.observed import Placement
 from enova.stack.resources import ReplicaTemplate, Scalar
 
@@ -42,11 +43,14 @@ def at_port(words: Sequence[str], port: int) -> tuple[str, ...]:
     return (*words[:-1], str(port))
 
 
-def environment(template: ReplicaTemplate, placement: Placement) -> dict[str, str]:
+def environment(
+    template: ReplicaTemplate, placement: Placement, *, address: str = "", instance: str = ""
+) -> dict[str, str]:
     """What the engine's environment holds beside the driver's own and secrets; sorted by name.
 
     Devices are pinned here: GPUs by CUDA_VISIBLE_DEVICES in the order of the driver's list, on a
-    processor by the number of threads (the driver sets which cores; the engine must not).
+    processor by the number of threads (the driver sets which cores; the engine must not). An
+    engine that sends spans puts ``address`` and ``instance`` into them.
     """
     values = {"PYTHONUNBUFFERED": "1"}
     if template.engine == "vllm":
@@ -54,7 +58,15 @@ def environment(template: ReplicaTemplate, placement: Placement) -> dict[str, st
         if not placement.gpus and placement.cores:
             values["OMP_NUM_THREADS"] = str(len(placement.cores))
             values["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
+    facts = engines.facts(template.engine, template.engine_version)
+    traces = facts.flags.get("traces_endpoint") in dict(template.args)
+    if traces:
+        values["OTEL_SERVICE_NAME"] = template.service
     values |= dict(template.env)
+    if traces and address:
+        own = f"enova.address={address},enova.instance={instance}"
+        stated = values.get("OTEL_RESOURCE_ATTRIBUTES")
+        values["OTEL_RESOURCE_ATTRIBUTES"] = f"{stated},{own}" if stated else own
     values["CUDA_VISIBLE_DEVICES"] = ",".join(str(index) for index in placement.gpus)
     if placement.gpus:
         values["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

@@ -83,7 +83,7 @@ def _listeners(settings: GatewaySettings, lua_source: str, routes: Document) -> 
     hosts = (settings.listen_host, *sorted(settings.kept_hosts))
     listeners = [client_listener(settings, host, lua_source, routes) for host in hosts]
     if settings.metrics_port is not None:
-        listeners.append(metrics_listener(settings.metrics_port))
+        listeners.append(metrics_listener(settings.metrics_host, settings.metrics_port))
     return listeners
 
 

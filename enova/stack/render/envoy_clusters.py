@@ -16,6 +16,9 @@ ENGINE_IDLE_S = 4.0
 NOWHERE = "enova_nowhere"
 """A cluster without endpoints."""
 
+OTLP = "enova_otlp"
+"""The cluster of the collector that takes spans."""
+
 _PROTOCOL = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _TYPES = "type.googleapis.com/"
 _POLICIES = "envoy.extensions.load_balancing_policies"
@@ -55,6 +58,8 @@ def service_cluster(service: GatewayService, settings: GatewaySettings) -> Docum
             # in which a drained replica would get new requests.
             "update_merge_window": "0s",
         },
+        # Sizes of bodies, which Envoy does not measure by itself.
+        "track_cluster_stats": {"request_response_sizes": True},
         # A removed member must not linger because its health check still passes.
         "ignore_health_on_host_removal": True,
         "health_checks": [
@@ -163,9 +168,17 @@ def admin_cluster(settings: GatewaySettings) -> Document:
 
 
 def otlp_cluster(host: str, port: int) -> Document:
-    """Where spans go (OTLP over HTTP)."""
-    cluster = _fixed("enova_otlp", {"socket_address": {"address": host, "port_value": port}})
-    return {**cluster, "type": "STRICT_DNS"}
+    """Where spans go: OTLP over gRPC, so HTTP/2."""
+    cluster = _fixed(OTLP, {"socket_address": {"address": host, "port_value": port}})
+    protocol: Document = {
+        "@type": _TYPES + _PROTOCOL,
+        "explicit_http_config": {"http2_protocol_options": {}},
+    }
+    return {
+        **cluster,
+        "type": "STRICT_DNS",
+        "typed_extension_protocol_options": {_PROTOCOL: protocol},
+    }
 
 
 def _fixed(name: str, address: Document) -> Document:

@@ -7,7 +7,7 @@ the body of an answer, so streams pass as they come.
 
 from __future__ import annotations
 
-from enova.stack.render.envoy_clusters import file_source, seconds
+from enova.stack.render.envoy_clusters import OTLP, file_source, seconds
 from enova.stack.render.envoy_errors import error_table
 from enova.stack.render.envoy_secrets import (
     API_KEY_TYPE,
@@ -82,8 +82,8 @@ def client_listener(
     }
 
 
-def metrics_listener(port: int) -> Document:
-    """``/metrics`` for Prometheus on loopback: the admin interface's counters and no more."""
+def metrics_listener(host: str, port: int) -> Document:
+    """``/metrics`` for Prometheus: the admin interface's counters and no more."""
     routes: list[Document] = [
         {
             "match": {"path": "/metrics"},
@@ -99,7 +99,7 @@ def metrics_listener(port: int) -> Document:
     name = "envoy.filters.network.http_connection_manager"
     return {
         "name": "metrics",
-        "address": _address("127.0.0.1", port),
+        "address": _address(host, port),
         "filter_chains": [{"filters": [{"name": name, "typed_config": manager}]}],
     }
 
@@ -141,7 +141,7 @@ def _connection_manager(settings: GatewaySettings, lua_source: str, routes: Docu
         "access_log": [_access_log(settings.access_log_path)],
     }
     if settings.otlp_endpoint is not None:
-        manager["tracing"] = _tracing(settings.stack, settings.otlp_endpoint)
+        manager["tracing"] = _tracing(settings)
     return manager
 
 
@@ -272,21 +272,30 @@ def _tls(secret_path: str) -> Document:
     }
 
 
-def _tracing(stack: str, endpoint: tuple[str, int]) -> Document:
-    host, port = endpoint
+def _tracing(settings: GatewaySettings) -> Document:
+    """A span for the request and one for each try, sent to the collector.
+
+    The tracer goes on with a client's ``traceparent`` or starts one, and hands it to the engine.
+    Spans know paths, sizes, status and replica, never a body.
+    """
     return {
+        "random_sampling": {"value": 100 * settings.trace_sampling},
+        "spawn_upstream_span": True,
+        "custom_tags": [
+            {
+                "tag": "enova.instance",
+                "metadata": {
+                    "kind": {"host": {}},
+                    "metadata_key": {"key": "enova", "path": [{"key": "instance"}]},
+                },
+            }
+        ],
         "provider": {
             "name": "envoy.tracers.opentelemetry",
             "typed_config": {
                 "@type": "type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig",
-                "service_name": f"enova-{stack}-gateway",
-                "http_service": {
-                    "http_uri": {
-                        "uri": f"http://{host}:{port}/v1/traces",
-                        "cluster": "enova_otlp",
-                        "timeout": "1s",
-                    }
-                },
+                "service_name": f"enova-{settings.stack}-gateway",
+                "grpc_service": {"envoy_grpc": {"cluster_name": OTLP}, "timeout": "5s"},
             },
-        }
+        },
     }

@@ -84,9 +84,11 @@ class GatewaySettings:
     without an entry in ``key_rates`` is bound by ``rate_limit`` alone, which is for all together.
     ``kept_hosts`` are addresses that ``listen_host`` covers and that had a listener before it:
     closing theirs would reset the connections waiting there.
-    ``metrics_port`` serves ``/metrics`` for Prometheus on loopback, without the rest of the
+    ``metrics_port`` serves ``/metrics`` for Prometheus on ``metrics_host``, without the rest of the
     admin interface. ``max_body_bytes`` bounds what one request may hold in memory; a body that
-    fits can also be sent again to another replica.
+    fits can also be sent again to another replica. Spans of the share ``trace_sampling`` of
+    requests go to ``otlp_endpoint`` (gRPC), without those whose ``traceparent`` forbids it; where
+    there is no endpoint the header passes as it came.
     """
 
     stack: str
@@ -100,6 +102,7 @@ class GatewaySettings:
     admin_path: str | None = None
     admin_port: int | None = None
     metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
     max_body_bytes: int = 8 * MIB
     head_bytes: int = 512
     keys_path: str | None = None
@@ -108,6 +111,7 @@ class GatewaySettings:
     tls: Tls | None = None
     tls_path: str | None = None
     otlp_endpoint: tuple[str, int] | None = None
+    trace_sampling: float = 1.0
     max_connections: int = 20_000
     max_heap_bytes: int = 2048 * MIB
     labels: tuple[tuple[str, str], ...] = field(default=())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from urllib.parse import urlsplit
 
 from enova.stack.render.envoy_settings import GatewayService, GatewaySettings, RateLimit, Tls
 from enova.stack.resources import GatewayResource
@@ -15,7 +16,11 @@ from enova.stack.resources import GatewayResource
 
 @dataclass(frozen=True)
 class GatewayPlaces:
-    """Paths and ports of one gateway process. Exactly one of ``admin_path`` and ``admin_port``."""
+    """Paths and ports of one gateway process. Exactly one of ``admin_path`` and ``admin_port``.
+
+    ``listen_host`` is where clients are heard when that is not the resource's own ``host``, as in
+    a container, whose port is published there.
+    """
 
     config_dir: str
     members_dir: str
@@ -26,6 +31,8 @@ class GatewayPlaces:
     admin_path: str | None = None
     admin_port: int | None = None
     kept_hosts: tuple[str, ...] = ()
+    listen_host: str | None = None
+    metrics_host: str = "127.0.0.1"
 
 
 def settings_of(resource: GatewayResource, *, stack: str, places: GatewayPlaces) -> GatewaySettings:
@@ -49,12 +56,13 @@ def settings_of(resource: GatewayResource, *, stack: str, places: GatewayPlaces)
         config_dir=places.config_dir,
         members_dir=places.members_dir,
         access_log_path=places.access_log,
-        listen_host=resource.host,
+        listen_host=places.listen_host or resource.host,
         kept_hosts=places.kept_hosts,
         port=resource.port,
         admin_path=places.admin_path,
         admin_port=places.admin_port,
         metrics_port=places.metrics_port,
+        metrics_host=places.metrics_host,
         max_body_bytes=resource.max_body_bytes,
         keys_path=places.keys if resource.keys else None,
         rate_limit=_limit(resource.rate) if resource.rate is not None else None,
@@ -63,7 +71,17 @@ def settings_of(resource: GatewayResource, *, stack: str, places: GatewayPlaces)
         ),
         tls=tls,
         tls_path=places.certificate if tls else None,
+        otlp_endpoint=otlp_address(resource.traces.endpoint) if resource.traces else None,
+        trace_sampling=resource.traces.sampling if resource.traces else 1.0,
     )
+
+
+def otlp_address(endpoint: str) -> tuple[str, int]:
+    """Host and port of ``http://host:4317``. Raises ValueError for anything else."""
+    parts = urlsplit(endpoint)
+    if parts.scheme != "http" or not parts.hostname or parts.port is None:
+        raise ValueError(f'"{endpoint}" is no endpoint for spans: write http://host:4317')
+    return parts.hostname, parts.port
 
 
 def _limit(rate: float) -> RateLimit:

@@ -1,23 +1,34 @@
 """Prometheus' configuration and target files as data.
 
-In: the resource, paths and what is there to scrape. Out: documents the caller dumps as JSON (which
-is YAML too). Replicas come and go through the target files, which Prometheus watches; the
-configuration itself changes only with the resource.
+In: paths, times and what is there to scrape. Out: documents the caller dumps as JSON (which is YAML
+too). Replicas and monitors come and go through the target files, which Prometheus watches; the
+configuration itself changes only with the spec.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-
-from enova.stack.resources import PrometheusResource
 
 Document = dict[str, object]
 
 ENGINES = "engines"
 GATEWAY = "gateway"
-JOBS = (ENGINES, GATEWAY)
-"""One job, one target file each: ``targets/engines.json``, ``targets/gateway.json``."""
+RECONCILER = "enova"
+ALERTMANAGER = "alertmanager"
+JOBS = (
+    ENGINES,
+    GATEWAY,
+    RECONCILER,
+    ALERTMANAGER,
+    "dcgm-exporter",
+    "grafana",
+    "node-exporter",
+    "otel-collector",
+    "prometheus",
+    "tempo",
+)
+"""One job, one target file each: ``targets/engines.json``. Those of monitors have their names."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +41,28 @@ class Target:
     service: str = ""
 
 
-def config(prometheus: PrometheusResource, *, stack: str, targets_dir: str) -> Document:
-    """The document of ``prometheus.yml``. Every series carries ``stack``."""
-    interval = duration(prometheus.scrape_interval_s)
+def config(
+    *, stack: str, scrape_interval_s: float, targets_dir: str, rule_files: Sequence[str] = ()
+) -> Document:
+    """The document of ``prometheus.yml``. Every series carries ``stack``.
+
+    Alerts go to the Alertmanager of the stack, whenever its target file names one.
+    """
+    interval = duration(scrape_interval_s)
+
+    def found(job: str) -> list[Document]:
+        return [{"files": [f"{targets_dir}/{job}.json"], "refresh_interval": "30s"}]
+
     return {
         "global": {
             "scrape_interval": interval,
-            "scrape_timeout": duration(min(prometheus.scrape_interval_s, 10.0)),
+            "scrape_timeout": duration(min(scrape_interval_s, 10.0)),
             "evaluation_interval": interval,
             "external_labels": {"stack": stack},
         },
-        "scrape_configs": [
-            {
-                "job_name": job,
-                "file_sd_configs": [
-                    {"files": [f"{targets_dir}/{job}.json"], "refresh_interval": "30s"}
-                ],
-            }
-            for job in JOBS
-        ],
+        "rule_files": list(rule_files),
+        "alerting": {"alertmanagers": [{"file_sd_configs": found(ALERTMANAGER)}]},
+        "scrape_configs": [{"job_name": job, "file_sd_configs": found(job)} for job in JOBS],
     }
 
 
@@ -72,15 +86,15 @@ def targets(stack: str, found: Iterable[Target]) -> list[Document]:
 
 
 def command(
-    program: str, *, config_path: str, data_dir: str, port: int, retention_s: float
+    program: str, *, config_path: str, data_dir: str, listen: str, retention_s: float
 ) -> tuple[str, ...]:
-    """The command of one Prometheus on loopback, without its administration interface."""
+    """The command of one Prometheus, without its administration interface."""
     return (
         program,
         f"--config.file={config_path}",
         f"--storage.tsdb.path={data_dir}",
         f"--storage.tsdb.retention.time={duration(retention_s)}",
-        f"--web.listen-address=127.0.0.1:{port}",
+        f"--web.listen-address={listen}",
         "--log.level=warn",
     )
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from itertools import pairwise
 
+from enova.base.address import GATEWAY
 from enova.policy.scaling import CapacityTable
 from enova.policy.signals import ReplicaSignals, Signals
 from enova.services.reconciler.memory import memory_from_plain, memory_to_plain
-from enova.services.reconciler.tick import Memory, Seen, Tick, tick
+from enova.services.reconciler.tick import UNHEALTHY_AFTER_S, Memory, Seen, Tick, tick
 from enova.spec.load import load_document
+from enova.stack.compare import UnderWay
 from enova.stack.observed import Instance, State
 from enova.stack.plan import Ask
 from tests.property.worlds import pool
@@ -42,7 +44,7 @@ def seen(
         inventory=pool(8),
         signals={"chat": signals},
         tables={"chat": CapacityTable(RATE)},
-        prometheus_available=True,
+        monitors=frozenset({"prometheus"}),
         now=now,
     )
 
@@ -111,6 +113,24 @@ def test_a_replica_that_keeps_dying_waits_longer_each_time() -> None:
     assert gaps == sorted(gaps)
 
 
+def test_what_fails_under_way_is_counted_when_that_ends_and_not_twice() -> None:
+    ask = asked(replicas=1)
+    (dead,) = running(ask, 0, state=State.EXITED)
+    coming = UnderWay({dead.address: True})
+    at = replace(seen(ask, dead, rate=1.0, count=1), under_way=coming)
+    result = tick(at, Memory())
+    assert result.memory.healing.failures == {}
+    assert result.plan.changes == ()
+
+
+def test_one_on_its_way_out_is_no_supply() -> None:
+    ask = asked()
+    at = seen(ask, *running(ask, 0, 1, 2), rate=6.0, count=2)
+    result = tick(replace(at, under_way=UnderWay({"chat/replica/2": False})), Memory())
+    assert result.plan.is_empty
+    assert dict(result.decisions["chat"].inputs)["serving"] == 2
+
+
 def test_an_engine_without_progress_is_replaced_and_says_so() -> None:
     ask = asked(replicas=1)
     (hung,) = running(ask, 0)
@@ -122,6 +142,34 @@ def test_an_engine_without_progress_is_replaced_and_says_so() -> None:
         memory = result.memory
     assert reasons(result.plan) == [("chat/replica/0", "±", "unhealthy")]
     assert "no engine step" in result.plan.changes[0].detail
+
+
+def test_an_engine_that_lets_requests_wait_and_does_nothing_is_hung() -> None:
+    ask = asked(replicas=1)
+    (hung,) = running(ask, 0)
+    queued = {hung.id: ReplicaSignals(running=0.0, waiting=2.0, steps=100.0, answered=True)}
+    memory = Memory()
+    for second in range(0, 61, 5):
+        at = seen(ask, hung, rate=1.0, count=1, now=1000.0 + second, replicas=queued)
+        result = tick(at, memory)
+        memory = result.memory
+    assert reasons(result.plan) == [("chat/replica/0", "±", "unhealthy")]
+
+
+def test_a_gateway_that_does_not_answer_is_stopped_and_started_anew() -> None:
+    ask = asked()
+    at = seen(ask, *running(ask, 0, 1), rate=6.0, count=2)
+    deaf = tuple(
+        replace(c, state=State.UNHEALTHY) if c.address == GATEWAY else c
+        for c in at.observed.components
+    )
+    at = replace(at, observed=replace(at.observed, components=deaf))
+    first = tick(at, Memory())
+    assert first.plan.is_empty
+    later = tick(replace(at, now=at.now + UNHEALTHY_AFTER_S), first.memory)
+    assert reasons(later.plan) == [("gateway", "+", "unhealthy")]
+    steps = [(action.do.kind, action.after) for action in later.plan.actions]
+    assert steps == [("stop-gateway", ()), ("start-gateway", (1,))]
 
 
 def test_an_idle_engine_is_not_hung() -> None:

@@ -109,5 +109,7 @@ def test_the_spec_wins_except_over_the_devices() -> None:
 
 
 def test_the_emulator_gets_none_of_vllms_switches() -> None:
-    values = engine.environment(replace(TEMPLATE, engine="emulator", env=()), CPU)
+    values = engine.environment(
+        replace(TEMPLATE, engine="emulator", engine_version="1", env=()), CPU
+    )
     assert values == {"CUDA_VISIBLE_DEVICES": "", "PYTHONUNBUFFERED": "1"}

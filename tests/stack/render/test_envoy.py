@@ -50,7 +50,7 @@ def everything() -> GatewaySettings:
         key_rates=(("bob", RateLimit(2.5, 5)), ("alice", RateLimit(50, 50))),
         tls=Tls("/t/cert.pem", "/t/key.pem"),
         tls_path="/s/tls.json",
-        otlp_endpoint=("127.0.0.1", 4318),
+        otlp_endpoint=("127.0.0.1", 4317),
         labels=(("enova_stack", "demo"),),
     )
 

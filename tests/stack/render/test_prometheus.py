@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 from enova.stack.render import prometheus
-from enova.stack.resources import PrometheusResource
 
-RESOURCE = PrometheusResource(port=None, scrape_interval_s=0.5, retention_s=7200.0)
 A = prometheus.Target("127.0.0.1:20001", "chat-replica-0-a", "chat/replica/0", "chat")
 GATEWAY = prometheus.Target("127.0.0.1:20009", "gateway-a", "gateway")
 
@@ -42,7 +40,7 @@ def test_targets_carry_the_words_used_everywhere() -> None:
 
 
 def test_a_scrape_never_takes_longer_than_its_interval() -> None:
-    data = prometheus.config(RESOURCE, stack="demo", targets_dir="/run/targets")
+    data = prometheus.config(stack="demo", scrape_interval_s=0.5, targets_dir="/run/targets")
     assert data["global"] == {
         "scrape_interval": "500ms",
         "scrape_timeout": "500ms",
@@ -51,9 +49,9 @@ def test_a_scrape_never_takes_longer_than_its_interval() -> None:
     }
 
 
-def test_it_listens_on_loopback_and_cannot_be_administered() -> None:
+def test_it_listens_where_it_is_told_and_cannot_be_administered() -> None:
     words = prometheus.command(
-        "prometheus", config_path="c.yml", data_dir="d", port=1, retention_s=7200.0
+        "prometheus", config_path="c.yml", data_dir="d", listen="127.0.0.1:1", retention_s=7200.0
     )
     assert "--web.listen-address=127.0.0.1:1" in words
     assert not [word for word in words if "admin" in word or "lifecycle" in word]
@@ -66,7 +64,8 @@ def test_promtool_finds_the_files_good(tmp_path: Path, promtool_binary: Path) ->
     for job in prometheus.JOBS:
         (targets / f"{job}.json").write_text(json.dumps(prometheus.targets("demo", [A])))
     path = tmp_path / "prometheus.yml"
-    path.write_text(json.dumps(prometheus.config(RESOURCE, stack="demo", targets_dir=str(targets))))
+    data = prometheus.config(stack="demo", scrape_interval_s=0.5, targets_dir=str(targets))
+    path.write_text(json.dumps(data))
     done = subprocess.run(
         [promtool_binary, "check", "config", path], capture_output=True, text=True, check=False
     )

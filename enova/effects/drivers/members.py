@@ -1,4 +1,4 @@
-"""Who is behind the gateway on this machine: join, drain, leave.
+"""Who is behind the gateway: join, drain, leave, whatever the target.
 
 In: membership actions. Out: membership files that outlive every Envoy, and the certainty that the
 running one has taken what was written. Without a running gateway the file is enough.
@@ -6,16 +6,14 @@ running one has taken what was written. Without a running gateway the file is en
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from enova.base.errors import ActionFailed, Unreachable
 from enova.effects import gateway
-from enova.effects.drivers import process_launch, process_log
-from enova.effects.drivers.process_folder import Meta, locked
-from enova.effects.drivers.process_gateway import Gateways, admin_of
-from enova.effects.drivers.process_ground import Ground
-from enova.effects.gateway_admin import EndpointStats
+from enova.effects.drivers.folder import TAIL_LINES, Meta, locked
+from enova.effects.drivers.ground import Ground
+from enova.effects.gateway_admin import EndpointStats, GatewayAdmin
 from enova.stack.actions import Action
 from enova.stack.observed import Member
 from enova.stack.render.envoy_members import Member as RenderedMember
@@ -28,12 +26,22 @@ APPLIED_S = 15.0
 _LOOK_S = 0.05
 
 
-class Members:
-    """The members of every service of one stack."""
+@dataclass(frozen=True)
+class Door:
+    """One running gateway process: what it was told, and how to ask it."""
 
-    def __init__(self, ground: Ground, gateways: Gateways) -> None:
+    meta: Meta
+    admin: GatewayAdmin
+    runs: Callable[[], bool]
+    lines: Callable[[int], list[str]]
+
+
+class Members:
+    """The members of every service of one stack. ``doors``: running gateways, the newest first."""
+
+    def __init__(self, ground: Ground, doors: Callable[[], Sequence[Door]]) -> None:
         self._ground = ground
-        self._gateways = gateways
+        self._doors = doors
 
     def join(self, action: Action, service: str, target: Meta, weight: int) -> None:
         """Make an instance a serving member, and wait until Envoy sends it requests."""
@@ -72,13 +80,13 @@ class Members:
         self._await(action, service, "drain", taken)
         clock = self._ground.clock
         end = clock.monotonic() + timeout_s
-        for folder, meta in self._gateways.live():
+        for door in self._doors():
             try:
                 left = max(0.0, end - clock.monotonic())
-                if not admin_of(folder, meta).wait_idle(service, instance, deadline_s=left):
+                if not door.admin.wait_idle(service, instance, deadline_s=left):
                     progress(f"requests still open after {timeout_s:.0f} s")
             except Unreachable as error:
-                if self._gateways.runs(folder):
+                if door.runs():
                     raise
                 progress(f"the gateway ended meanwhile: {error}")
 
@@ -145,17 +153,16 @@ class Members:
         clock = self._ground.clock
         end = clock.monotonic() + APPLIED_S
         knowing = [
-            (folder, meta)
-            for folder, meta in self._gateways.live()
-            if any(path == f"routes.{service}" for path, _ in meta.fields)
+            door
+            for door in self._doors()
+            if any(path == f"routes.{service}" for path, _ in door.meta.fields)
         ]
-        for folder, meta in knowing[:1]:
-            admin = admin_of(folder, meta)
+        for door in knowing[:1]:
             while True:
                 try:
-                    stats = {e.instance_id: e for e in admin.endpoint_stats(service)}
+                    stats = {e.instance_id: e for e in door.admin.endpoint_stats(service)}
                 except Unreachable:
-                    if not self._gateways.runs(folder):
+                    if not door.runs():
                         break
                     stats = None
                 if stats is not None and taken(stats):
@@ -164,8 +171,8 @@ class Members:
                     raise ActionFailed(
                         action.address,
                         step,
-                        f"{meta.id} has not taken the membership of {service} "
+                        f"{door.meta.id} has not taken the membership of {service} "
                         f"within {APPLIED_S:.0f} s",
-                        process_log.tail(folder.log, process_launch.TAIL_LINES),
+                        door.lines(TAIL_LINES),
                     )
                 clock.sleep(_LOOK_S)
