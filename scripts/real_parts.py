@@ -2,9 +2,9 @@
 
 Run by `make parts`. Installs the CPU build of vLLM in `.venv-vllm` and unpacks Debian's
 Prometheus, Alertmanager, node exporter and Docker registry below `.cache/parts`; nothing needs
-root, and nothing on the machine is changed outside the project's folder. Writes `.cache/real-parts.json`: each
-part's path and version, or the reason why it is missing, which the test suite prints with the
-tests it skips.
+root, and nothing on the machine is changed outside the project's folder. Writes
+`.cache/real-parts.json`: each part's path and version, or the reason why it is missing, which the
+test suite prints with the tests it skips.
 """
 
 from __future__ import annotations

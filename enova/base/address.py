@@ -13,6 +13,9 @@ NAME = re.compile(r"^[a-z][a-z0-9-]{0,39}$")
 """What a stack or service may be called: it ends up in paths, labels and URLs."""
 
 GATEWAY = "gateway"
+RECONCILER = "reconciler"
+STACK = "stack"
+"""The whole of it: what is noted about it, and the files it has."""
 
 _MONITORING = "monitoring/"
 PROMETHEUS = f"{_MONITORING}prometheus"

@@ -21,6 +21,14 @@ class SecretRef:
             return f"file {self.file}"
         return f"command {self.command[0]}" if self.command else "nothing"
 
+    def why_not_elsewhere(self) -> str:
+        """Why a container that is given variables and files cannot read it; "" when it can."""
+        if self.command:
+            return "is a program of this machine"
+        if self.file is not None and not self.file.startswith("/"):
+            return "is not named by its whole path"
+        return ""
+
 
 class Secret:
     """A resolved value that every printer shows as ``[secret]``."""

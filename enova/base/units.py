@@ -33,6 +33,10 @@ _BYTE_UNITS = {
 }
 
 
+_DIGITS = 12
+"""Decimal places kept: 700ms is 0.7, not the 0.7000000000000001 of binary fractions."""
+
+
 def parse_duration(text: str) -> float:
     """Seconds from ``500ms``, ``2s``, ``1m30s``, ``1h``. Raises ValueError."""
     stripped = text.strip()
@@ -44,7 +48,7 @@ def parse_duration(text: str) -> float:
         end = part.end()
     if end == 0 or end != len(stripped):
         raise ValueError(f'a duration is needed, for example 400ms, 2s or 5m; "{text}" is not one')
-    return total
+    return round(total, _DIGITS)
 
 
 def parse_rate(text: str) -> float:
@@ -75,7 +79,7 @@ def parse_fraction(text: str) -> float:
     """A fraction 0..1 from ``99%`` or ``0.99``. Raises ValueError."""
     match = _PERCENT.match(text.strip())
     try:
-        value = float(match["number"]) / 100 if match else float(text)
+        value = round(float(match["number"]) / 100, _DIGITS) if match else float(text)
     except ValueError:
         value = math.nan
     if not 0 <= value <= 1:

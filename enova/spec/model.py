@@ -364,6 +364,11 @@ class Host(Section):
     )
 
 
+def _not_switched_on(value: object) -> object:
+    """YAML's ``off`` is a boolean."""
+    return "off" if value is False else value
+
+
 class Pool(Section):
     """Where replicas may run and what that costs."""
 
@@ -385,6 +390,17 @@ class Pool(Section):
         examples=[{"h100-sxm-80gb": "2.49 USD/h"}],
     )
     budget: PositivePrice | None = Field(None, description="Most the pool may cost.")
+    reconciler: Annotated[
+        Literal["auto", "container", "off"],
+        BeforeValidator(_not_switched_on),
+        WithJsonSchema({"enum": ["auto", "container", "off", False]}),
+    ] = Field(
+        "auto",
+        description="Who runs `enova reconcile`, which keeps the stack at its spec. `container`: "
+        "a service of the stack does, from the image `enova:<version>` (`make image`); target "
+        "compose only. `off`: you do, by hand or by the systemd unit that `enova render` writes. "
+        "`auto`: `container` where that image is there, otherwise `off`.",
+    )
 
 
 def _switched(value: object) -> object:
@@ -466,7 +482,10 @@ class Monitoring(Section):
         None, ge=1, le=65535, description="The same as `monitoring.prometheus.port`."
     )
     scrape_interval: PositiveDuration = Field(5.0, description="Time between two readings.")
-    retention: PositiveDuration = Field(86400.0 * 2, description="How long samples are kept.")
+    retention: PositiveDuration = Field(
+        86400.0 * 4,
+        description="How long samples are kept. Error budgets look back 3 days.",
+    )
     alertmanager: Annotated[Alertmanager, BeforeValidator(_ENABLED.widen), _ENABLED] = Field(
         default_factory=lambda: Alertmanager.model_construct(),
         description="Groups alerts and tells of them.",

@@ -11,7 +11,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from enova.stack.observed import Placement
-from enova.stack.resources import GatewayResource, MonitorResource, ReplicaTemplate
+from enova.stack.resources import (
+    GatewayResource,
+    MonitorResource,
+    ReconcilerResource,
+    ReplicaTemplate,
+)
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,23 @@ class StopMonitor:
 
 
 @dataclass(frozen=True)
+class StartReconciler:
+    """Start the stack's own reconciler. Returns when it looks after the stack."""
+
+    component: str
+    reconciler: ReconcilerResource
+    kind: Literal["start-reconciler"] = "start-reconciler"
+
+
+@dataclass(frozen=True)
+class StopReconciler:
+    """Stop the stack's own reconciler, once it has ended the steps it is at."""
+
+    component: str
+    kind: Literal["stop-reconciler"] = "stop-reconciler"
+
+
+@dataclass(frozen=True)
 class RemoveStack:
     """Remove every file of the stack on the target except the journal."""
 
@@ -153,6 +175,8 @@ Do = (
     | StartMonitor
     | ChangeMonitor
     | StopMonitor
+    | StartReconciler
+    | StopReconciler
     | RemoveStack
 )
 

@@ -103,6 +103,7 @@ def component_changes(difference: ComponentDifference) -> list[Change]:
             symbol=symbols[difference.verdict],
             reason=difference.reason,
             fields=difference.fields,
+            detail=difference.detail,
             instance=difference.component.id if difference.component else None,
         )
     ]

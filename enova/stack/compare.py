@@ -20,6 +20,7 @@ from enova.stack.resources import (
     Fields,
     GatewayResource,
     MonitorResource,
+    ReconcilerResource,
     Scalar,
     ServiceResource,
     Stack,
@@ -65,7 +66,7 @@ class SlotDifference:
 
 @dataclass(frozen=True)
 class ComponentDifference:
-    """The gateway or a monitor: the verdict, the live one, leftovers to clear, and why."""
+    """The gateway, a monitor or the reconciler: the verdict, the live one, leftovers to clear, and why."""
 
     address: str
     verdict: Verdict
@@ -73,6 +74,7 @@ class ComponentDifference:
     component: Component | None = None
     leftovers: tuple[Component, ...] = ()
     fields: tuple[FieldChange, ...] = ()
+    detail: str = ""
 
 
 @dataclass(frozen=True)
@@ -223,8 +225,8 @@ def compare_removed(
 def compare_component(
     address: str,
     *,
-    wanted: GatewayResource | MonitorResource | None,
-    recorded: GatewayResource | MonitorResource | None,
+    wanted: GatewayResource | MonitorResource | ReconcilerResource | None,
+    recorded: GatewayResource | MonitorResource | ReconcilerResource | None,
     observed: Observed,
     intents: Intents,
     destroyed: bool,
@@ -242,15 +244,19 @@ def compare_component(
         reason = Reason.DESTROYED if destroyed else Reason.REMOVED
         return ComponentDifference(address, Verdict.REMOVE, reason, there[0], tuple(there[1:]))
     if not live:
-        if any(c.state is not State.EXITED for c in there):
-            reason = Reason.UNHEALTHY
+        detail = ""
+        hung = next((c for c in there if c.state is not State.EXITED), None)
+        if hung is not None:
+            reason, detail = Reason.UNHEALTHY, intents.replace[hung.id]
         elif there:
-            reason = Reason.FAILED_BEFORE
+            reason, detail = Reason.FAILED_BEFORE, there[0].exit_reason or ""
         else:
             reason = Reason.NEW if recorded is None else Reason.MISSING
         fields = field_changes((), wanted.fields()) if reason is Reason.NEW else ()
         fields = _with_whole_services(fields)
-        return ComponentDifference(address, Verdict.START, reason, None, tuple(there), fields)
+        return ComponentDifference(
+            address, Verdict.START, reason, None, tuple(there), fields, detail
+        )
     current, leftovers = live[0], tuple(c for c in there if c is not live[0])
     if current.digest == digest:
         left = Reason.INTERRUPTED if leftovers else None
@@ -264,7 +270,7 @@ def compare_component(
     reason = reason_for(
         {change.path: change.owner for change in changes},
         asked_moved=recorded is None or recorded.digest != digest,
-        # All that is chosen of it is its image.
+        # Chosen are its image, and what is predicted of the services it watches.
         choice_moved=bool(changes),
         live_moved=recorded is None or recorded.digest != current.digest,
     )
@@ -281,7 +287,7 @@ def _with_whole_services(changes: tuple[FieldChange, ...]) -> tuple[FieldChange,
         if change.path.startswith(WATCHED) and change.path.endswith(".engine"):
             path = change.path.removesuffix(".engine")
             if change.before is None or change.after is None:
-                found[path] = replace(change, path=path)
+                found[path] = replace(change, path=path, owner=Owner.SPEC)
     kept = [
         change
         for change in changes

@@ -19,7 +19,7 @@ from enova.capacity.inventory import CPU
 from enova.capacity.sizing.choice import Choice
 from enova.capacity.sizing.from_spec import goals_of
 from enova.spec.model import Gateway, SecretReference, Service, Spec
-from enova.stack import edges, monitoring
+from enova.stack import edges, monitoring, reconciling
 from enova.stack.references import secret_ref
 from enova.stack.render import otel
 from enova.stack.resources import (
@@ -55,7 +55,8 @@ def build(
 ) -> Stack:
     """The resources that should run.
 
-    ``monitors``: names of those that the target can run. ``images``: references by what they are
+    ``monitors``: names of those that the target can run, and ``reconciler`` if it can run that.
+    ``images``: references by what they are
     for (``stack.images.used``); what is not in it is the spec's, or the target's own.
     """
     programs = tuple(
@@ -72,6 +73,7 @@ def build(
         services=tuple(_with_image(one, images.get(one.name)) for one in services),
         gateway=replace(gateway, image=images.get(GATEWAY)),
         monitors=programs,
+        reconciler=reconciling.reconciler(spec, services, gateway, programs, runs=monitors),
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from enova.base.secret import SecretRef
+from enova.capacity.inventory import CPU
 from enova.capacity.sizing.choice import Choice
 from enova.spec.model import Monitor, Monitoring, Spec
 from enova.stack.references import secret_ref
@@ -66,7 +67,9 @@ def monitors(
     """Those that should run, sorted by name. ``runs``: what the target can run."""
     monitoring = spec.monitoring
     there = tuple(
-        name for name in sorted(KEYS) if name in runs and part(monitoring, name).enabled != "off"
+        name
+        for name in sorted(KEYS)
+        if _can_run(spec, name, runs) and _is_wanted(part(monitoring, name), name, choices)
     )
     ports = PORTS.get(spec.pool.target, {})
     found = []
@@ -123,8 +126,21 @@ def _without(spec: Spec, enabled: str, runs: Collection[str]) -> tuple[str, ...]
     return tuple(
         name
         for name in sorted(KEYS)
-        if name not in runs and part(spec.monitoring, name).enabled == enabled
+        if not _can_run(spec, name, runs) and part(spec.monitoring, name).enabled == enabled
     )
+
+
+def _is_wanted(asked: Monitor, name: str, choices: Mapping[str, Choice]) -> bool:
+    """``auto`` leaves out what would have nothing to read: without a GPU there is no DCGM."""
+    if name == DCGM_EXPORTER and asked.enabled == "auto":
+        return any(c.device != CPU and not c.emulated for c in choices.values())
+    return asked.enabled != "off"
+
+
+def _can_run(spec: Spec, name: str, runs: Collection[str]) -> bool:
+    """Whether the target runs it; of an image the spec names itself only the start can tell."""
+    named = spec.pool.target != "process" and part(spec.monitoring, name).image is not None
+    return named or name in runs
 
 
 def _secrets(monitoring: Monitoring, name: str) -> tuple[tuple[str, SecretRef], ...]:

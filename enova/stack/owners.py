@@ -76,6 +76,17 @@ _BY_PREFIX: tuple[tuple[str, Owner], ...] = (
 )
 
 
+_CHOSEN_OF_WATCHED = (
+    ".at_most_s",
+    ".engine",
+    ".engine_version",
+    ".predicted_at_rate",
+    ".predicted_s",
+    ".usd_per_replica_hour",
+)
+"""Ends of paths below ``watched.``: what a choice says of the service, or predicts of it."""
+
+
 def owner(path: str, pinned: frozenset[str] = frozenset()) -> Owner:
     """The owner of a field by its path, for example ``args.max-num-seqs``.
 
@@ -84,6 +95,8 @@ def owner(path: str, pinned: frozenset[str] = frozenset()) -> Owner:
     if path in IMAGES:
         return Owner.SPEC if path in pinned else Owner.CHOICE
     if path.startswith("args.") and path.removeprefix("args.") in CHOSEN_ARGS - pinned:
+        return Owner.CHOICE
+    if path.startswith("watched.") and path.endswith(_CHOSEN_OF_WATCHED):
         return Owner.CHOICE
     for prefix, who in _BY_PREFIX:
         if path.startswith(prefix):

@@ -54,6 +54,7 @@ from enova.stack.schedule import (
     schedule_destroyed_components,
     schedule_gateway,
     schedule_monitor,
+    schedule_reconciler,
     schedule_removed,
     schedule_service,
 )
@@ -96,12 +97,14 @@ class Inputs:
     observed: Observed
     inventory: Inventory
     monitors: frozenset[str]
-    """Names of the monitors that the target can run."""
+    """Names of the monitors that the target can run, and ``reconciler`` if it can run that."""
     monitoring: Literal["start", "stop"] | None = None
     """Asks about the monitoring part alone: from now on it runs, or it does not. None: about the
     whole stack, of which that part stays stopped when the record says so."""
     intents: Intents = field(default_factory=Intents)
     under_way: UnderWay = field(default_factory=UnderWay)
+    by_reconciler: bool = False
+    """The reconciler asks: the plan leaves its own container alone, in whatever state it is."""
     spec_digest: str = ""
     lock_digest: str = ""
     recommendation: tuple[Mapping[str, object], ...] = ()
@@ -300,18 +303,46 @@ def _add_all(draft: _Draft) -> None:
     """Gateway, monitors and services, or the end of all of them."""
     inputs = draft.inputs
     gateway, monitors = _gateway(draft), _monitors(draft)
+    reconciler = _reconciler(draft)
     if inputs.ask is not None:
         draft.gate = schedule_gateway(draft.graph, gateway, draft.wanted.gateway)
+    else:
+        # First of all, so that nothing is healed that is meant to end.
+        draft.gate = schedule_reconciler(draft.graph, reconciler, None)
     draft.changes += component_changes(gateway)
     _add_monitors(draft, monitors)
     _add_removed(draft)
     draft.changes += _settings(draft)
     _add_services(draft)
+    if inputs.ask is not None:
+        schedule_reconciler(draft.graph, reconciler, draft.wanted.reconciler)
+    draft.changes += component_changes(reconciler)
+    draft.changes += _unnoted(draft)
     draft.notes += _edge_notes(inputs.ask)
     if inputs.ask is None and (
         draft.graph.actions or inputs.observed.components or inputs.record.serial
     ):
         schedule_destroyed_components(draft.graph, (gateway, *monitors), drain_s=DESTROY_DRAIN_S)
+
+
+def _unnoted(draft: _Draft) -> list[Change]:
+    """What is asked runs already, and the record does not say so: an apply ended before it could.
+
+    The reconciler goes by the record, so it would go back to what was asked before.
+    """
+    ask, before = draft.inputs.ask, draft.inputs.recorded
+    if ask is None or draft.changes or draft.graph.actions:
+        return []
+    if before is None:
+        reason = Reason.INTERRUPTED
+    elif ask.document != before.document:
+        reason = Reason.SPEC_CHANGED
+    elif (ask.choices, ask.images) != (before.choices, before.images):
+        reason = Reason.CHOICE_CHANGED
+    else:
+        return []
+    detail = "it runs as asked; only the record says otherwise"
+    return [Change(addresses.STACK, Symbol.UPDATE, reason, detail=detail)]
 
 
 def _gateway(draft: _Draft) -> ComponentDifference:
@@ -326,12 +357,27 @@ def _gateway(draft: _Draft) -> ComponentDifference:
     )
 
 
+def _reconciler(draft: _Draft) -> ComponentDifference:
+    inputs = draft.inputs
+    if inputs.by_reconciler:
+        return ComponentDifference(addresses.RECONCILER, Verdict.KEEP)
+    return compare_component(
+        addresses.RECONCILER,
+        wanted=draft.wanted.reconciler,
+        recorded=draft.recorded.reconciler,
+        observed=inputs.observed,
+        intents=inputs.intents,
+        destroyed=inputs.ask is None,
+    )
+
+
 def _monitors(draft: _Draft) -> tuple[ComponentDifference, ...]:
     """The differences of every monitor that runs or should, by address."""
     inputs = draft.inputs
     wanted = {monitor.address: monitor for monitor in draft.wanted.monitors}
     recorded = {monitor.address: monitor for monitor in draft.recorded.monitors}
-    live = {c.address for c in inputs.observed.components} - {addresses.GATEWAY}
+    others = {addresses.GATEWAY, addresses.RECONCILER}
+    live = {c.address for c in inputs.observed.components} - others
     found = (
         compare_component(
             address,

@@ -17,9 +17,11 @@ from enova.stack.actions import (
     RemoveStack,
     StartGateway,
     StartMonitor,
+    StartReconciler,
     StartReplica,
     StopGateway,
     StopMonitor,
+    StopReconciler,
     StopReplica,
     WaitServing,
 )
@@ -49,6 +51,8 @@ def unmet(action: Action, observed: Observed) -> str | None:
             | StartMonitor()
             | ChangeMonitor()
             | StopMonitor()
+            | StartReconciler()
+            | StopReconciler()
         ):
             component = next((c for c in observed.components if c.id == do.component), None)
             return _unmet_at(do, do.component, component, action.expects)
@@ -61,7 +65,8 @@ def unmet(action: Action, observed: Observed) -> str | None:
 def _unmet_at(
     do: Do, name: str, found: Instance | Component | None, expects: str | None
 ) -> str | None:
-    if expects is None and isinstance(do, (StartReplica, StartGateway, StartMonitor)):
+    starts = (StartReplica, StartGateway, StartMonitor, StartReconciler)
+    if expects is None and isinstance(do, starts):
         return f"{name} exists already" if found is not None else None
     if found is None:
         return f"{name} is not there any more"

@@ -294,6 +294,38 @@ def _mapping(value: object) -> dict[str, object]:
 
 
 @dataclass(frozen=True)
+class ReconcilerResource:
+    """The stack's own reconciler, where the target runs one.
+
+    ``variables`` are those of the environment that the stack reads secrets from, ``files`` and
+    ``folders`` what else it reads besides its state: secrets, traces, certificates. Each sorted.
+    """
+
+    image: str
+    variables: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    folders: tuple[str, ...] = ()
+
+    def fields(self) -> Fields:
+        """Path and value pairs, sorted."""
+        pairs: list[tuple[str, Scalar]] = [("image", self.image)]
+        pairs += [(f"variables.{name}", True) for name in self.variables]
+        pairs += [(f"files.{path}", True) for path in self.files]
+        pairs += [(f"folders.{path}", True) for path in self.folders]
+        return tuple(sorted(pairs))
+
+    @property
+    def digest(self) -> str:
+        """Identity of the running reconciler this resource asks for."""
+        return digest(self.fields())
+
+    def in_place(self, paths: Iterable[str]) -> bool:
+        """Whether these fields change while it runs: none does."""
+        del paths
+        return False
+
+
+@dataclass(frozen=True)
 class Stack:
     """Everything that should run under one name. An empty stack is what ``destroy`` asks for."""
 
@@ -302,6 +334,8 @@ class Stack:
     gateway: GatewayResource | None = None
     monitors: tuple[MonitorResource, ...] = ()
     """Sorted by name."""
+    reconciler: ReconcilerResource | None = None
+    """None: nobody of the stack reconciles it."""
     labels: tuple[tuple[str, str], ...] = field(default=())
 
     def service(self, name: str) -> ServiceResource | None:

@@ -30,9 +30,11 @@ from enova.stack.actions import (
     RemoveStack,
     StartGateway,
     StartMonitor,
+    StartReconciler,
     StartReplica,
     StopGateway,
     StopMonitor,
+    StopReconciler,
     StopReplica,
     WaitServing,
 )
@@ -40,7 +42,12 @@ from enova.stack.compare import ComponentDifference, SlotDifference, Verdict
 from enova.stack.observed import Component, Instance, Observed, Placement, State
 from enova.stack.owners import Reason
 from enova.stack.placement import Room, Taken
-from enova.stack.resources import GatewayResource, MonitorResource, ServiceResource
+from enova.stack.resources import (
+    GatewayResource,
+    MonitorResource,
+    ReconcilerResource,
+    ServiceResource,
+)
 
 STOP_MARGIN_S = 15.0
 """Kill grace beyond the engine's own shutdown timeout, which equals the drain timeout."""
@@ -213,7 +220,7 @@ def schedule_gateway(
     graph: Graph, difference: ComponentDifference, wanted: GatewayResource | None
 ) -> tuple[int, ...]:
     """Add the gateway's actions. Returns those that everything else waits for."""
-    cause = _component_cause(difference)
+    cause = _cause(difference)
     # One that hangs holds the port, serves nobody and would never end its open requests.
     hangs = difference.reason is Reason.UNHEALTHY
     first = [old for old in difference.leftovers if hangs or old.state is State.EXITED]
@@ -256,7 +263,7 @@ def schedule_monitor(
     gate: Sequence[int],
 ) -> None:
     """Add a monitor's actions. The old one goes first, because both would write one database."""
-    cause = _component_cause(difference)
+    cause = _cause(difference)
     current = difference.component
     stops = []
     for old in (current, *difference.leftovers):
@@ -286,6 +293,31 @@ def schedule_monitor(
         )
 
 
+def schedule_reconciler(
+    graph: Graph, difference: ComponentDifference, wanted: ReconcilerResource | None
+) -> tuple[int, ...]:
+    """Add the reconciler's actions; a new one comes after all others. Returns those that stop."""
+    cause, everything = _cause(difference), tuple(action.id for action in graph.actions)
+    replaced = wanted is not None and difference.verdict is Verdict.REPLACE
+    stops = []
+    for old in (difference.component, *difference.leftovers):
+        stays = old is difference.component and difference.verdict is Verdict.KEEP
+        if old is not None and not stays:
+            after = everything if replaced else ()
+            stops.append(_stop_component(graph, old, cause=cause, after=after))
+    if wanted is not None and difference.verdict in (Verdict.START, Verdict.REPLACE):
+        name = graph.name(difference.address, wanted.digest)
+        graph.add(
+            difference.address,
+            StartReconciler(name, wanted),
+            cause=cause,
+            group=difference.address,
+            after=[*everything, *stops],
+            undo=(StopReconciler(name),),
+        )
+    return tuple(stops)
+
+
 def schedule_destroyed_components(
     graph: Graph, differences: Sequence[ComponentDifference], *, drain_s: float
 ) -> None:
@@ -295,18 +327,20 @@ def schedule_destroyed_components(
     for difference in differences:
         for old in (difference.component, *difference.leftovers):
             if old is not None:
-                cause = _component_cause(difference)
+                cause = _cause(difference)
                 stops.append(_stop_component(graph, old, cause=cause, after=after, drain_s=drain_s))
-    graph.add("stack", RemoveStack(), cause="destroyed", group="stack", after=(*after, *stops))
+    graph.add(
+        addresses.STACK,
+        RemoveStack(),
+        cause="destroyed",
+        group=addresses.STACK,
+        after=(*after, *stops),
+    )
 
 
-def _cause(difference: SlotDifference) -> str:
+def _cause(difference: SlotDifference | ComponentDifference) -> str:
     words = difference.reason.value if difference.reason else "kept"
     return f"{words}: {difference.detail}" if difference.detail else words
-
-
-def _component_cause(difference: ComponentDifference) -> str:
-    return difference.reason.value if difference.reason else "kept"
 
 
 def _come(
@@ -486,6 +520,8 @@ def _stop_component(
 ) -> int:
     if component.address == addresses.GATEWAY:
         do: Do = StopGateway(component.id, 0.0 if component.state is State.EXITED else drain_s)
+    elif component.address == addresses.RECONCILER:
+        do = StopReconciler(component.id)
     else:
         do = StopMonitor(component.id)
     return graph.add(

@@ -315,6 +315,28 @@ def test_a_move_starts_the_second_gateway_first(world: World) -> None:
     assert component.endpoint == f"0.0.0.0:{moved}"
 
 
+def test_another_image_moves_the_gateway_and_one_that_is_not_to_be_had_does_not(
+    world: World,
+) -> None:
+    port = ports.free_port((), seed=world.name)
+    world.do("gateway", StartGateway(GATE, gateway(port)))
+    before = world.driver.observe()
+    with pytest.raises(ActionFailed, match="is not on this machine, and the registry says"):
+        world.do("gateway", ChangeGateway(GATE, gateway(port, image="127.0.0.1:1/envoy:1")))
+    assert world.driver.observe() == before
+    assert "the gateway moves: its port is closed for a moment" not in world.told
+
+    other = f"enova-test/envoy:{world.name}"
+    world.docker.docker("image", "tag", docker_image(world.docker, "envoy"), other)
+    try:
+        world.do("gateway", ChangeGateway(GATE, gateway(port, image=other)))
+        (component,) = world.driver.observe().components
+        assert (component.state, dict(component.fields)["image"]) == (State.SERVING, other)
+        assert world.docker.listed("container", "{{.Image}}", world.project) == [other]
+    finally:
+        world.docker.attempt("image", "rm", other)
+
+
 def test_a_move_that_fails_leaves_the_gateway_where_it_is(world: World) -> None:
     port = ports.free_port((), seed=world.name)
     world.do("gateway", StartGateway(GATE, gateway(port)))

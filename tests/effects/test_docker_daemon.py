@@ -1,23 +1,10 @@
-"""A Docker engine that restarts under a running stack: an engine of the test's own, never another.
-
-It runs in a network namespace of its own, and this test with it, so that its bridges and packet
-filter rules are apart from those of the engine beside it.
-"""
+"""A Docker engine that restarts under a running stack: an engine of the test's own."""
 
 from __future__ import annotations
 
-import ctypes
-import os
-import shutil
-import signal
-import subprocess
-import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 
 import pytest
 
@@ -27,97 +14,18 @@ from enova.stack.actions import Join, RemoveStack, StartGateway, StopGateway
 from enova.stack.observed import State
 from tests.effects.compose_world import SLOT, A, World, stand_in_image
 from tests.effects.process_world import gateway, until
-from tests.parts import real
 from tests.parts.containers import DockerEngine, docker_image
+from tests.parts.daemon import Daemon, copied, own_daemon
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(300)]
 
-CLONE_NEWNET = 0x40000000
 GATE = "gateway-aaaaaa"
-
-
-@dataclass
-class Daemon:
-    """A dockerd below one folder."""
-
-    program: str
-    folder: Path
-    started: list[subprocess.Popen[bytes]] = field(default_factory=list)
-
-    @property
-    def host(self) -> str:
-        return f"unix://{self.folder}/docker.sock"
-
-    def start(self) -> None:
-        words = ["--host", self.host, "--data-root", self.folder / "data"]
-        words += ["--exec-root", self.folder / "exec", "--pidfile", self.folder / "pid"]
-        with (self.folder / "log").open("ab") as log:
-            daemon = subprocess.Popen([self.program, *map(str, words)], stdout=log, stderr=log)
-        self.started.append(daemon)
-        socket = self.folder / "docker.sock"
-        until(lambda: socket.exists() and self.answers(), deadline_s=60.0)
-
-    def answers(self) -> bool:
-        words = ["docker", "version", "--format", "{{.Server.Version}}"]
-        environment = {**os.environ, "DOCKER_HOST": self.host}
-        done = subprocess.run(words, env=environment, capture_output=True, timeout=30)
-        return done.returncode == 0
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> None:
-        self.started[-1].send_signal(number)
-        self.started[-1].wait(timeout=60)
-
-
-@contextmanager
-def own_network() -> Iterator[None]:
-    """This thread, and what it starts, in a new network namespace with a loopback."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    try:
-        if libc.unshare(CLONE_NEWNET) != 0:
-            real.unavailable("network namespace", os.strerror(ctypes.get_errno()))
-        try:
-            subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-            yield
-        finally:
-            assert libc.setns(before, CLONE_NEWNET) == 0
-    finally:
-        os.close(before)
 
 
 @pytest.fixture
 def daemon(docker_engine: DockerEngine) -> Iterator[Daemon]:
-    program = shutil.which("dockerd") or shutil.which("dockerd", path="/usr/sbin")
-    if program is None or os.geteuid() != 0:
-        real.unavailable("dockerd", "an engine of one's own needs the program and root")
-    folder = Path(tempfile.mkdtemp(prefix="enova-dockerd-"))
-    mine = Daemon(program, folder)
-    try:
-        with own_network():
-            mine.start()
-            yield mine
-    finally:
-        if mine.started and mine.started[-1].poll() is None:
-            mine.stop()
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def copied(docker: DockerEngine, own: DockerEngine, *images: str) -> None:
-    """Bring images from one engine to another."""
-    with subprocess.Popen(
-        ["docker", "save", *images],
-        env={**os.environ, **docker.environment},
-        stdout=subprocess.PIPE,
-    ) as saving:
-        subprocess.run(
-            ["docker", "load", "--quiet"],
-            env={**os.environ, **own.environment},
-            stdin=saving.stdout,
-            stdout=subprocess.DEVNULL,
-            check=True,
-            timeout=120,
-        )
-    assert saving.returncode == 0
+    with own_daemon() as mine:
+        yield mine
 
 
 def answers(port: int) -> bool:

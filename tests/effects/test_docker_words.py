@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
 from dataclasses import replace
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -14,6 +15,7 @@ from enova.base.errors import Refused, Unreachable
 from enova.effects.drivers import docker_check, docker_container, docker_endpoint
 from enova.effects.drivers.docker_container import Container
 from enova.effects.drivers.docker_ground import free_address, free_subnet, routed
+from tests.parts import real
 
 INSPECTED = {
     "Id": "c0ffee",
@@ -62,6 +64,25 @@ def test_an_engine_elsewhere_is_refused_with_the_reason(host: str) -> None:
         docker_endpoint.socket({"DOCKER_HOST": host})
     assert host in str(caught.value)
     assert "ansible" in str(caught.value)
+
+
+@pytest.mark.real
+def test_a_context_names_the_engine(listening: Path, tmp_path: Path) -> None:
+    docker = real.part_binary("docker")
+    told = {"DOCKER_CONFIG": str(tmp_path), "PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+
+    def context(*words: str) -> None:
+        subprocess.run([docker, "context", *words], env=told, check=True, capture_output=True)
+
+    context("create", "near", "--docker", f"host=unix://{listening}")
+    context("create", "far", "--docker", "host=tcp://10.0.0.1:2375")
+    assert docker_endpoint.socket({**told, "DOCKER_CONTEXT": "near"}) == listening
+    with pytest.raises(Refused, match=r"DOCKER_CONTEXT far names the engine tcp://10.0.0.1:2375"):
+        docker_endpoint.socket({**told, "DOCKER_CONTEXT": "far"})
+    with pytest.raises(Refused, match="DOCKER_CONTEXT none cannot be read"):
+        docker_endpoint.socket({**told, "DOCKER_CONTEXT": "none"})
+    context("use", "near")
+    assert docker_endpoint.socket(told) == listening
 
 
 def test_an_engine_that_is_not_there_is_unreachable(tmp_path: Path) -> None:

@@ -30,21 +30,28 @@ class DockerEngine:
     host: str
     environment: dict[str, str]
 
-    def docker(self, *words: str | Path, cwd: Path | None = None) -> str:
-        """Standard output of a docker command; raises AssertionError with its complaint."""
-        done = self.attempt(*words, cwd=cwd)
+    def docker(self, *words: str | Path, cwd: Path | None = None, data: bytes | None = None) -> str:
+        """Standard output of a docker command; raises AssertionError with its complaint.
+
+        ``data`` is its standard input.
+        """
+        done = self.attempt(*words, cwd=cwd, data=data)
         assert done.returncode == 0, f"docker {words[0]}: {done.stderr or done.stdout}"
         return done.stdout
 
-    def attempt(self, *words: str | Path, cwd: Path | None = None) -> Result:
-        return subprocess.run(
+    def attempt(
+        self, *words: str | Path, cwd: Path | None = None, data: bytes | None = None
+    ) -> Result:
+        done = subprocess.run(
             ["docker", *map(str, words)],
             cwd=cwd,
-            env={**os.environ, **self.environment},
+            env={**os.environ, "DOCKER_BUILDKIT": "0", **self.environment},
+            input=data,
             capture_output=True,
-            text=True,
             timeout=ANSWER_TIMEOUT_S,
         )
+        output, complaint = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
+        return Result(done.args, done.returncode, output, complaint)
 
     def belongings(self, project: str) -> list[str]:
         """Containers, networks and volumes of a project, as `kind name`."""

@@ -140,6 +140,7 @@ def describe() -> list[str]:
         "docker",
         "docker compose",
         "docker devices",
+        "docker-registry",
         "node_exporter",
         "prometheus",
         "promtool",

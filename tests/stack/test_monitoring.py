@@ -80,13 +80,33 @@ def test_auto_is_what_the_target_can_and_off_is_off() -> None:
     off = ask({"grafana": False, "node": {"enabled": "off"}, "tempo": "on"})
     assert names(build(off)) == [
         "alertmanager",
-        "dcgm-exporter",
         "otel-collector",
         "prometheus",
         "tempo",
     ]
     assert monitoring.missing(off.spec, runs=TWO) == ("tempo",)
     assert monitoring.left_out(off.spec, runs=TWO) == ("dcgm-exporter", "otel-collector")
+
+
+def test_dcgm_is_left_out_where_there_is_no_gpu_unless_it_must_run() -> None:
+    emulated = asked()
+    real = {
+        name: replace(choice, engine="vllm", engine_version="0.32.0")
+        for name, choice in emulated.choices.items()
+    }
+    assert "dcgm-exporter" not in names(build(ask()))
+    assert "dcgm-exporter" in names(build(replace(ask(), choices=real)))
+    assert "dcgm-exporter" in names(build(ask({"dcgm": "on"})))
+
+
+def test_an_image_the_spec_names_is_run_where_images_run() -> None:
+    own = {"grafana": {"image": "mirror.example/grafana:11"}}
+    assert names(build(ask(own, target="compose"), TWO)) == [
+        "alertmanager",
+        "grafana",
+        "prometheus",
+    ]
+    assert names(build(ask(own), TWO)) == ["alertmanager", "prometheus"]
 
 
 @pytest.mark.parametrize(
@@ -183,7 +203,7 @@ def test_destroying_stops_every_one_after_the_replicas() -> None:
     of = ask()
     made = planned(None, of, seen(of))
     stops = [a for a in made.actions if isinstance(a.do, StopMonitor)]
-    assert len(stops) == len(ALL)
+    assert len(stops) == len(build(of).monitors) > 5
     replicas = {a.id for a in made.actions if a.do.kind == "stop-replica"}
     assert all(replicas <= set(a.after) for a in stops)
 
@@ -248,3 +268,13 @@ def test_every_monitor_has_files_whose_names_stay_below_its_folder() -> None:
         assert not any(name.startswith("/") or ".." in name for name in texts)
         assert bool(texts) is (one.name != "node-exporter")
         assert one.name in monitors.PROGRAMS
+
+
+def test_another_prediction_is_the_choice_s_doing() -> None:
+    of = ask()
+    choice = of.choices["chat"]
+    dearer = replace(choice, usd_per_hour=(choice.usd_per_hour or 0.0) + 1.0)
+    after = replace(of, choices={**of.choices, "chat": dearer})
+    made = planned(after, of, seen(of, TWO), TWO)
+    told = [c for c in made.changes if c.address == "monitoring/prometheus"]
+    assert [(c.symbol.value, c.reason.value) for c in told] == [("~", "choice changed")]

@@ -42,6 +42,18 @@ def test_nothing_differs() -> None:
     assert made.is_empty
 
 
+def test_what_runs_as_asked_and_was_never_noted_is_noted() -> None:
+    before, after = asked(), asked(seqs=16)
+    observed = world(after, *running(after, 0, 1))
+    for record, applied, reason in (
+        (Record("world"), None, "interrupted before"),
+        (recorded(before), before, "choice changed"),
+    ):
+        made = planned(after, observed, record=record, before=applied)
+        assert reasons(made) == [("stack", "~", reason)]
+        assert made.actions == ()
+
+
 def test_changed_spec_replaces_one_after_the_other_starting_first() -> None:
     before, ask = asked(seqs=32), asked(seqs=64)
     made = planned(

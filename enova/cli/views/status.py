@@ -129,7 +129,12 @@ def status_lines(now: Status, stack: str, env: str) -> list[Line]:
         lines += _service(now, service, urls[service])
         lines.append(Line())
     rows = [
-        (f"  {component.address}", component.state.value, component.endpoint or "")
+        (
+            f"  {component.address}",
+            component.state.value,
+            component.endpoint or "",
+            component.exit_reason or "",
+        )
         for component in now.observed.components
     ]
     lines += [Line(text) for text in columns(rows)]

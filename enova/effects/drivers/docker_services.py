@@ -25,7 +25,7 @@ from enova.effects.drivers.docker_container import (
 )
 from enova.effects.drivers.docker_ground import Ground
 from enova.effects.drivers.docker_notes import Notes, secret_names, services_of
-from enova.effects.drivers.folder import TAIL_LINES, Folder, Meta, read_document
+from enova.effects.drivers.folder import Folder, Meta, read_document
 from enova.effects.gateway import write_document
 from enova.stack.render import compose
 
@@ -34,6 +34,8 @@ Progress = Callable[[str], None]
 
 _SHORTEST_SECRET = 4
 _MADE, _FAILED = "made.json", "failed.json"
+_CAUSE_LINES = 200
+"""Of vLLM's two processes, the one that only says that the other failed says so last, at length."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Services:
         )
         if reason is None or container is None:
             return reason
-        return docker_container.with_cause(reason, self.lines(container, TAIL_LINES))
+        return docker_container.with_cause(reason, self.lines(container, _CAUSE_LINES))
 
     def tampered(self, folder: Folder, meta: Meta, container: Container) -> tuple[str, ...]:
         """What is not as it was when the container was started."""
@@ -113,7 +115,7 @@ class Services:
         service = container.service
         if service not in self._secrets:
             meta = Folder(self._ground.instances / service).meta()
-            found = []
+            found: list[str] = []
             for reference in meta.secret_env if meta is not None else ():
                 with suppress(ActionFailed):
                     found += self._ground.secrets([reference], service).values()

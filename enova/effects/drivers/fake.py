@@ -30,9 +30,11 @@ from enova.stack.actions import (
     RemoveStack,
     StartGateway,
     StartMonitor,
+    StartReconciler,
     StartReplica,
     StopGateway,
     StopMonitor,
+    StopReconciler,
     StopReplica,
     WaitServing,
 )
@@ -198,7 +200,10 @@ class FakeDriver:
             case ChangeMonitor():
                 known = self._changed_component(action, do.component, do.monitor.digest)
                 known.digest, known.fields = do.monitor.digest, do.monitor.fields()
-            case StopGateway() | StopMonitor():
+            case StartReconciler():
+                wanted = do.reconciler
+                self._start_component(action, do.component, wanted.digest, wanted.fields(), "")
+            case StopGateway() | StopMonitor() | StopReconciler():
                 self._world.components.pop(do.component, None)
             case RemoveStack():
                 self._remove_stack(action)

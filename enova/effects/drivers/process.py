@@ -35,9 +35,11 @@ from enova.stack.actions import (
     RemoveStack,
     StartGateway,
     StartMonitor,
+    StartReconciler,
     StartReplica,
     StopGateway,
     StopMonitor,
+    StopReconciler,
     StopReplica,
     WaitServing,
 )

@@ -23,10 +23,11 @@ from enova.services.reconciler.tick import Seen, tick
 from enova.services.reconciler.work import Work
 from enova.stack.compare import UnderWay
 from enova.stack.events import Event, Result
+from enova.stack.monitoring import RECONCILE_INTERVAL_S
 from enova.stack.plan import Ask, Plan
 from enova.workflows.wiring import Gathered, Site, ask_of, gather, site
 
-INTERVAL_S = 5.0
+INTERVAL_S = RECONCILE_INTERVAL_S
 
 
 @dataclass(frozen=True)

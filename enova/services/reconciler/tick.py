@@ -120,6 +120,7 @@ def tick(seen: Seen, memory: Memory) -> Tick:
             monitors=seen.monitors,
             intents=intents,
             under_way=seen.under_way,
+            by_reconciler=True,
         )
     )
     return Tick(made, decisions, Memory(scaled, healed, unhealthy))
@@ -179,7 +180,8 @@ def _heal(seen: Seen, memory: Memory) -> tuple[healing.Memory, dict[str, str], d
     stuck, healed = healing.hung(healed, steps, now=seen.now)
     seconds = f"{healing.HANG_AFTER_S:.0f} s"
     useless = dict.fromkeys(stuck, f"no engine step for {seconds} with requests open")
-    judged: list[Instance | Component] = [*replicas, *seen.observed.components]
+    others = [c for c in seen.observed.components if c.address != addresses.RECONCILER]
+    judged: list[Instance | Component] = [*replicas, *others]
     unhealthy = {
         one.id: memory.unhealthy_since.get(one.id, seen.now)
         for one in judged
