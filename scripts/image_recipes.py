@@ -12,6 +12,7 @@ import shutil
 import sys
 import sysconfig
 import tempfile
+import tomllib
 import zipfile
 from collections.abc import Callable
 from importlib import metadata
@@ -106,6 +107,9 @@ def vllm_image() -> Image:
     )
 
 
+NOT_A_NAME = re.compile(r"[\s;<>=!~\[(]")
+
+
 def requirements(name: str, found: dict[str, metadata.Distribution]) -> None:
     """Add a distribution and all that it needs at run time, as installed beside this script."""
     key = re.sub(r"[-_.]+", "-", name).lower()
@@ -117,14 +121,16 @@ def requirements(name: str, found: dict[str, metadata.Distribution]) -> None:
         return  # for another system or Python: pip did not install it here either
     for needed in found[key].requires or ():
         if "extra ==" not in needed:
-            requirements(re.split(r"[\s;<>=!~\[(]", needed)[0], found)
+            requirements(NOT_A_NAME.split(needed)[0], found)
 
 
 def dependency_trees() -> tuple[Tree, ...]:
     """What enova needs, file by file from this environment; no tool of the developers."""
     found: dict[str, metadata.Distribution] = {}
-    requirements("enova", found)
-    del found["enova"]
+    # Not what is noted of enova in this environment: that is as of when it was installed there.
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for needed in project["dependencies"]:
+        requirements(NOT_A_NAME.split(needed)[0], found)
     return tuple(
         Tree(Path(str(file.locate())), f"{SITE_PACKAGES}/{file}")
         for name in sorted(found)

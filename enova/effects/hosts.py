@@ -25,18 +25,27 @@ _MEMORY_LIMITS = (
 )
 
 
-def probe(pool: spec.Pool, *, gpus: Callable[[], nvml.Seen] = nvml.gpus) -> Inventory:
-    """The inventory of the pool. Raises Refused for a host that is not this machine."""
+def probe(
+    pool: spec.Pool,
+    *,
+    gpus: Callable[[], nvml.Seen] = nvml.gpus,
+    machine: Callable[[], tuple[int, int]] | None = None,
+) -> Inventory:
+    """The inventory of the pool. Raises Refused for a host that is not this machine.
+
+    ``machine`` says its cores and bytes of memory; left out, those this process may use.
+    """
     remote = [host.name for host in pool.hosts if host.address not in (None, *_HERE)]
     if remote:
         raise Refused(
             f"target {pool.target} runs everything on this machine, but host {remote[0]} has an "
             "address. Leave pool.hosts out, or use another target"
         )
-    seen = gpus()
+    seen, has = gpus(), (machine or this_machine)()
     present = Counter(device.name for device in seen.devices)
     hosts = [
-        _auto(host.name, seen) if host.devices == "auto" else _declared(host) for host in pool.hosts
+        _auto(host.name, seen, has) if host.devices == "auto" else _declared(host, has)
+        for host in pool.hosts
     ]
     declared = Counter(
         device.name for host in hosts for device in host.devices if device.kind == "gpu"
@@ -62,18 +71,18 @@ def this_machine() -> tuple[int, int]:
     return len(os.sched_getaffinity(0)), memory
 
 
-def _auto(name: str, seen: nvml.Seen) -> Host:
-    cores, memory = this_machine()
+def _auto(name: str, seen: nvml.Seen, has: tuple[int, int]) -> Host:
+    cores, memory = has
     devices: Sequence[Device] = seen.devices
     if not devices:
         devices = [Device(0, CPU, memory, kind="cpu", cores=cores)]
     return Host(name=name, devices=tuple(devices), cores=cores, memory_bytes=memory)
 
 
-def _declared(host: spec.Host) -> Host:
+def _declared(host: spec.Host, has: tuple[int, int]) -> Host:
     """Devices as written: GPUs are numbered from 0 in the order of the list."""
     devices: list[Device] = []
-    cores, memory = this_machine()
+    cores, memory = has
     for entry in host.devices:
         if isinstance(entry, str):
             continue

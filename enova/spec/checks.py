@@ -10,12 +10,13 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator
 
 from enova.base.problems import Problem, inert
+from enova.base.secret import SecretRef
 from enova.base.source import Path
 from enova.base.units import format_duration, format_rate
 from enova.spec.interpolate import SECRET_NAME
 from enova.spec.model import Device, Goals, Lengths, Monitor, SecretReference, Service, Spec
 
-RESERVED = ("gateway", "monitoring", "v1", "health", "metrics", "admin")
+RESERVED = ("gateway", "monitoring", "reconciler", "v1", "health", "metrics", "admin")
 """Service names that would collide with addresses or with paths of the gateway."""
 
 QUANTIZATIONS = (
@@ -65,6 +66,8 @@ LOOKS_AT_DEFAULTS = frozenset(
         "E220",
         "E231",
         "E232",
+        "E233",
+        "E234",
     )
 )
 """Checks that may accuse a field which is only missing because its value was wrong."""
@@ -287,6 +290,39 @@ def _pool(spec: Spec) -> Iterator[Problem]:
             yield from _devices(here, host.devices)
 
 
+def _reconciler(spec: Spec) -> Iterator[Problem]:
+    pool = spec.pool
+    if pool.reconciler != "container":
+        return
+    if pool.target != "compose":
+        message = f"pool.reconciler: target {pool.target} runs no containers"
+        hint = "use off, and run enova reconcile or the unit that enova render writes"
+        yield Problem("E233", message, ("pool", "reconciler"), hint)
+        return
+    for path, reference in _secrets(spec):
+        read = SecretRef(reference.env, reference.file, tuple(reference.command or ()))
+        why = read.why_not_elsewhere()
+        if why:
+            message = f"the reconciler's container cannot read this secret: it {why}"
+            hint = "use env, or a file by its whole path; or set pool.reconciler to off"
+            yield Problem("E234", message, path, hint)
+
+
+def _secrets(spec: Spec) -> Iterator[tuple[Path, SecretReference]]:
+    """Every secret that the stack is given, with its path."""
+    for name, service in spec.services.items():
+        for variable, value in service.engine.env.items():
+            if isinstance(value, SecretReference):
+                yield ("services", name, "engine", "env", variable), value
+    for index, key in enumerate(spec.gateway.api_keys):
+        yield ("gateway", "api_keys", index, "secret"), key.secret
+    alertmanager, grafana = spec.monitoring.alertmanager, spec.monitoring.grafana
+    if alertmanager.webhook is not None and alertmanager.enabled != "off":
+        yield ("monitoring", "alertmanager", "webhook"), alertmanager.webhook
+    if grafana.password is not None and grafana.enabled != "off":
+        yield ("monitoring", "grafana", "password"), grafana.password
+
+
 def _devices(host: Path, devices: Iterable[Device]) -> Iterator[Problem]:
     gpus: set[str] = set()
     for number, device in enumerate(devices):
@@ -359,6 +395,7 @@ _SPEC_RULES: tuple[Callable[[Spec], Iterator[Problem]], ...] = (
     _names,
     _gateway,
     _pool,
+    _reconciler,
     _monitoring,
 )
 

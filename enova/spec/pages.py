@@ -355,6 +355,21 @@ PAGES: dict[str, tuple[str, str, str, str]] = {
         "delete one.",
         "",
     ),
+    "E233": (
+        "A container on a target without containers",
+        "Only target compose can run the reconciler as a service of the stack.",
+        "set pool.reconciler to off and run `enova reconcile`, by hand or by the systemd unit "
+        "that `enova render` writes.",
+        "pool: {target: process, reconciler: off}",
+    ),
+    "E234": (
+        "A secret that the reconciler's container cannot read",
+        "It starts engines and monitors again, so it reads their secrets. It is given variables "
+        "of the environment, and files by their whole path; a command runs on this machine only.",
+        "use env or file; or set pool.reconciler to off and run `enova reconcile`, by hand or by "
+        "the systemd unit that `enova render` writes.",
+        "HF_TOKEN: {file: /run/secrets/hf_token}",
+    ),
     "N301": (
         "A setting without effect",
         "The target or the engine does not use it.",

@@ -66,7 +66,7 @@ class SlotDifference:
 
 @dataclass(frozen=True)
 class ComponentDifference:
-    """The gateway, a monitor or the reconciler: the verdict, the live one, leftovers to clear, and why."""
+    """A part of the stack itself: the verdict, the live one, leftovers to clear, and why."""
 
     address: str
     verdict: Verdict
@@ -237,7 +237,8 @@ def compare_component(
         (c for c in observed.components if c.address == address),
         key=lambda c: (c.state is State.EXITED, c.digest != digest, c.id),
     )
-    live = [c for c in there if c.state is not State.EXITED and c.id not in intents.replace]
+    runs = [c for c in there if c.state is not State.EXITED]
+    live = [c for c in runs if c.id not in intents.replace and not c.tampered]
     if wanted is None:
         if not there:
             return ComponentDifference(address, Verdict.KEEP)
@@ -245,9 +246,11 @@ def compare_component(
         return ComponentDifference(address, Verdict.REMOVE, reason, there[0], tuple(there[1:]))
     if not live:
         detail = ""
-        hung = next((c for c in there if c.state is not State.EXITED), None)
-        if hung is not None:
-            reason, detail = Reason.UNHEALTHY, intents.replace[hung.id]
+        if any(c.id in intents.replace for c in runs):
+            (detail, *_) = (intents.replace[c.id] for c in runs if c.id in intents.replace)
+            reason = Reason.UNHEALTHY
+        elif runs:
+            reason, detail = Reason.DRIFTED, "; ".join(runs[0].tampered)
         elif there:
             reason, detail = Reason.FAILED_BEFORE, there[0].exit_reason or ""
         else:

@@ -63,6 +63,7 @@ class Component:
     state: State
     endpoint: str | None = None
     exit_reason: str | None = None
+    tampered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -202,6 +202,8 @@ class Plan:
     locked_images: Mapping[str, LockedImage] = field(default_factory=dict)
     monitoring: Literal["start", "stop"] | None = None
     """It is about the monitoring part alone."""
+    reconciled: bool = False
+    """A container of the stack reconciles it."""
     schema: int = SCHEMA
 
     @property
@@ -296,6 +298,7 @@ def plan(inputs: Inputs) -> Plan:
         demands=inputs.demands,
         locked_images=inputs.locked_images,
         monitoring=inputs.monitoring,
+        reconciled=draft.wanted.reconciler is not None,
     )
 
 
@@ -618,7 +621,9 @@ def _base(inputs: Inputs) -> Base:
         }
     )
     components = sorted(
-        (c.address, c.digest) for c in inputs.observed.components if c.state is not State.EXITED
+        (c.address, c.digest, *c.tampered)
+        for c in inputs.observed.components
+        if c.state is not State.EXITED
     )
     return Base(
         spec=inputs.spec_digest,

@@ -19,6 +19,7 @@ from enova.stack.resources import (
     MonitorResource,
     ReconcilerResource,
     ServiceResource,
+    Stack,
 )
 
 PROGRAM = "enova"
@@ -56,18 +57,11 @@ def reconciler(
     )
 
 
-def why_off(
-    spec: Spec,
-    services: Iterable[ServiceResource],
-    gateway: GatewayResource,
-    monitors: Iterable[MonitorResource],
-    *,
-    runs: Collection[str],
-) -> str:
+def why_off(spec: Spec, stack: Stack, *, runs: Collection[str]) -> str:
     """Why ``auto`` is ``off`` here and what changes that; "" where nothing is to be said."""
-    if spec.pool.target != "compose" or spec.pool.reconciler != "auto":
+    if spec.pool.target != "compose" or spec.pool.reconciler != "auto" or stack.gateway is None:
         return ""
-    unreadable = _unreadable(_secrets(services, gateway, monitors))
+    unreadable = _unreadable(_secrets(stack.services, stack.gateway, stack.monitors))
     if unreadable:
         return f"its container cannot read a secret: {unreadable}"
     if RECONCILER not in runs:

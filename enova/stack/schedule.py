@@ -52,6 +52,8 @@ from enova.stack.resources import (
 STOP_MARGIN_S = 15.0
 """Kill grace beyond the engine's own shutdown timeout, which equals the drain timeout."""
 
+DRIFT_DRAIN_S = 10.0
+"""For open requests of a gateway that was changed by hand: its port is closed meanwhile."""
 HUNG_GRACE_S = 5.0
 """Kill grace of an engine that does no work. The sooner it ends, the sooner are the requests it
 holds tried elsewhere."""
@@ -223,8 +225,15 @@ def schedule_gateway(
     cause = _cause(difference)
     # One that hangs holds the port, serves nobody and would never end its open requests.
     hangs = difference.reason is Reason.UNHEALTHY
-    first = [old for old in difference.leftovers if hangs or old.state is State.EXITED]
-    stops = [_stop_component(graph, old, cause=cause, after=(), drain_s=0.0) for old in first]
+    first = [
+        old for old in difference.leftovers if hangs or old.tampered or old.state is State.EXITED
+    ]
+    stops = [
+        _stop_component(
+            graph, old, cause=cause, after=(), drain_s=DRIFT_DRAIN_S if old.tampered else 0.0
+        )
+        for old in first
+    ]
     gate: tuple[int, ...] = ()
     current = difference.component
     if wanted is not None and difference.verdict is Verdict.START:

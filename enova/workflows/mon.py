@@ -155,7 +155,8 @@ def _applied(here: Site, seen: Gathered) -> tuple[Spec, Stack]:
             f"{here.state.stack} is not applied, so it has no monitoring. Run: enova apply"
         )
     asked = seen.recorded
-    return asked.spec, desired.build(asked.spec, asked.choices, monitors=seen.monitors)
+    stack = desired.build(asked.spec, asked.choices, monitors=seen.monitors, images=asked.images)
+    return asked.spec, stack
 
 
 def _part(name: str, spec: Spec, stack: Stack, observed: Observed) -> Part:

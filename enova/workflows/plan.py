@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from enova.base.address import RECONCILER
 from enova.base.errors import Refused
 from enova.capacity.catalog import images
-from enova.stack import monitoring
+from enova.stack import desired, monitoring, reconciling
 from enova.stack.plan import Ask, Inputs, Plan
 from enova.stack.plan import plan as make_plan
 from enova.workflows.choosing import Chosen, choose
@@ -63,7 +64,12 @@ def inputs_for(here: Site, spec: Read, seen: Gathered, chosen: Chosen, pinned: P
         spec_digest=spec.digest,
         lock_digest=chosen.lock_digest,
         recommendation=chosen.explained,
-        notes=(*chosen.notes, *pinned.notes, *_left_out(spec, seen)),
+        notes=(
+            *chosen.notes,
+            *pinned.notes,
+            *_left_out(spec, seen),
+            *_nobody_reconciles(here, spec, seen, chosen),
+        ),
         sources=spec.files,
         demands=chosen.demands,
         locked_images=pinned.locked,
@@ -93,11 +99,33 @@ def inputs_again(here: Site, saved: Plan, seen: Gathered, ask: Ask | None) -> In
 
 
 def _refuse_missing(spec: Read, seen: Gathered) -> None:
-    """Raise Refused when a monitor is ``on`` that the target cannot run."""
+    """Raise Refused when a monitor is ``on``, or the reconciler is to be a container, and the
+    target cannot run it."""
     for name in monitoring.missing(spec.spec, runs=seen.monitors):
         key = f"monitoring.{monitoring.KEYS[name]}"
         why, remedy = _why_missing(name, spec)
         raise Refused(f"{key} is on, but {why}. {remedy}, or set {key} to auto")
+    if spec.spec.pool.reconciler == "container" and RECONCILER not in seen.monitors:
+        raise Refused(
+            f"pool.reconciler is container, but its image {reconciling.image()} is not here. Make "
+            "it (make image), or set pool.reconciler to off"
+        )
+
+
+def _nobody_reconciles(here: Site, spec: Read, seen: Gathered, chosen: Chosen) -> tuple[str, ...]:
+    """A note of the first plan, and of one that ends it: why ``auto`` leaves out the reconciler."""
+    runs = any(c.address == RECONCILER for c in seen.observed.components)
+    if seen.record.serial and not runs:
+        return ()
+    stack = desired.build(spec.spec, chosen.choices, monitors=seen.monitors)
+    why = reconciling.why_off(spec.spec, stack, runs=seen.monitors)
+    if not why:
+        return ()
+    env = f" --env {spec.env}" if spec.env else ""
+    return (
+        f"no container reconciles the stack: {why}. Run `enova reconcile {here.state.stack}{env}`, "
+        "or the systemd unit that `enova render` writes",
+    )
 
 
 def _why_missing(name: str, spec: Read) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from enova.base.errors import Refused
+from enova.effects.drivers import docker_endpoint
 from enova.effects.packaged import template_text
 from enova.effects.state.files import replace_file
 from enova.stack import desired
@@ -48,12 +49,27 @@ def render(made: Plan, here: Site) -> dict[str, str]:
     )
     files = {"plan.json": plan_to_json(made)}
     if here.pool.target == "compose":
-        files.update(render_compose.files(made, stack, here.driver.observe()))
+        files.update(
+            render_compose.files(made, stack, here.driver.observe(), _keeping(stack, here))
+        )
     else:
         files.update(_programs(stack, here))
     unit = _unit(ask, stack, here)
     files[unit.name] = render_unit(unit, template_text("enova-reconcile.service"))
     return dict(sorted(files.items()))
+
+
+def _keeping(stack: Stack, here: Site) -> render_compose.Keeping | None:
+    """What the reconciler's service is made of besides its resource."""
+    if stack.reconciler is None:
+        return None
+    socket = docker_endpoint.socket(here.surroundings.environment).resolve()
+    return render_compose.Keeping(
+        root=str(here.state.root),
+        folder=str(here.state.folder),
+        socket=str(socket),
+        socket_group=socket.stat().st_gid,
+    )
 
 
 def _programs(stack: Stack, here: Site) -> Iterator[tuple[str, str]]:

@@ -13,17 +13,29 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from enova.base.address import GATEWAY
+from enova.base.address import GATEWAY, RECONCILER
 from enova.base.address import monitor as monitor_address
 from enova.base.digest import digest
 from enova.capacity.catalog import images
 from enova.effects import gateway
 from enova.effects.packaged import template_text
-from enova.stack.actions import StartGateway, StartMonitor, StartReplica, StopReplica
+from enova.stack.actions import (
+    StartGateway,
+    StartMonitor,
+    StartReconciler,
+    StartReplica,
+    StopReplica,
+)
 from enova.stack.monitoring import PROMETHEUS, WEBHOOK
 from enova.stack.observed import Observed, Placement
 from enova.stack.plan import Plan
-from enova.stack.render import compose, compose_monitors, monitors, prometheus
+from enova.stack.render import (
+    compose,
+    compose_monitors,
+    compose_reconciler,
+    monitors,
+    prometheus,
+)
 from enova.stack.render.compose_parts import Document, Project
 from enova.stack.render.compose_text import secrets_in
 from enova.stack.render.envoy import BOOTSTRAP, render_files
@@ -40,7 +52,7 @@ from enova.stack.resources import GatewayResource, MonitorResource, ReplicaTempl
 _ABOUT_ENVIRONMENT = (
     "# What compose.yaml takes from its environment. Copy to .env, mode 0600, and fill it in."
 )
-_GATEWAY_AT, _MONITORS_FROM, _REPLICAS_FROM = 2, 10, 20
+_GATEWAY_AT, _RECONCILER_AT, _MONITORS_FROM, _REPLICAS_FROM = 2, 3, 10, 20
 """Places in a subnet that nothing runs in yet."""
 
 
@@ -55,8 +67,20 @@ class Running:
     ip: str
 
 
-def files(made: Plan, stack: Stack, observed: Observed) -> dict[str, str]:
-    """Texts by path."""
+@dataclass(frozen=True)
+class Keeping:
+    """Where the stack's state and the engine's socket are, for its reconciler."""
+
+    root: str
+    folder: str
+    socket: str
+    socket_group: int
+
+
+def files(
+    made: Plan, stack: Stack, observed: Observed, keeping: Keeping | None = None
+) -> dict[str, str]:
+    """Texts by path. ``keeping``: for a stack with a reconciler."""
     project = _project(made, observed)
     replicas = _replicas(made, stack, observed, project)
     services = {
@@ -85,6 +109,9 @@ def files(made: Plan, stack: Stack, observed: Observed) -> dict[str, str]:
         found.update(texts)
     if stack.monitor(PROMETHEUS) is not None:
         found.update(_targets(project, replicas, services))
+    if stack.reconciler is not None and keeping is not None:
+        name = _component(made, observed, RECONCILER)
+        services[name] = _reconciler(project, name, stack, keeping)
     document = compose.document(project, services)
     found["compose.yaml"] = compose.dump(document)
     wanted = _environment(document, stack)
@@ -136,7 +163,10 @@ def _replicas(
 def _component(made: Plan, observed: Observed, address: str) -> str:
     """The id of the component that is at an address after the plan."""
     for action in made.actions:
-        if isinstance(action.do, StartGateway | StartMonitor) and action.address == address:
+        if (
+            isinstance(action.do, StartGateway | StartMonitor | StartReconciler)
+            and action.address == address
+        ):
             return action.do.component
     found = observed.component(address)
     return found.id if found is not None else address.replace("/", "-")
@@ -205,6 +235,25 @@ def _monitor(
     if compose_monitors.WATCHERS[name].keeps:
         texts[f"monitoring/{name}/data/.keep"] = ""
     return service, texts
+
+
+def _reconciler(project: Project, component: str, stack: Stack, keeping: Keeping) -> Document:
+    """The service of the reconciler. Without a profile that is asked for it does not start: it
+    keeps what ``enova apply`` noted, and where that never ran there is nothing to keep."""
+    assert stack.reconciler is not None
+    service = compose_reconciler.reconciler(
+        project,
+        component=component,
+        resource=stack.reconciler,
+        ip=_at(project, _RECONCILER_AT),
+        apply=_apply_of(component),
+        root=keeping.root,
+        folder=keeping.folder,
+        socket=keeping.socket,
+        socket_group=keeping.socket_group,
+        gpus=any(s.template.needs.gpus and s.template.engine != "emulator" for s in stack.services),
+    )
+    return {**service, "profiles": [RECONCILER]}
 
 
 def _targets(

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from enova.effects.sources.base import ServiceTargets
 from enova.effects.state.journal import Entry
+from enova.effects.state.keeper import Keeper, read_keeper
 from enova.effects.state.lease import LeaseStatus
 from enova.policy.signals import READ, Signals
 from enova.spec.model import Goals
@@ -57,6 +58,10 @@ class Status:
     goals: Mapping[str, tuple[GoalNow, ...]]
     lease: LeaseStatus
     recent: tuple[Entry, ...]
+    keeper: Keeper | None = None
+    """Who reconciles it; None when nobody does."""
+    at: float = 0.0
+    """When this was read, in seconds since 1970."""
 
 
 class ReadSignals(Protocol):
@@ -84,6 +89,8 @@ def status(here: Site, read_signals: ReadSignals, *, recent: int = 5) -> Status:
         else {},
         lease=here.lease("enova status").status(),
         recent=here.journal.tail(recent),
+        keeper=read_keeper(here.state),
+        at=here.clock.now(),
     )
 
 

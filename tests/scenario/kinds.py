@@ -73,6 +73,8 @@ class Kind:
             "pool": {
                 "target": self.target,
                 "hosts": [{"name": "local", "devices": self.devices}],
+                # The scenarios run it themselves.
+                "reconciler": "off",
             },
             "monitoring": {**monitoring, "scrape_interval": "1s"},
             **self.extra,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+from functools import partial
 
 import pytest
 
@@ -151,6 +152,8 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
         replies = ask_all(stack.url, asks, meanwhile=kill)
         load.more(10)
         with step("it says what it did"):
+            # One that Docker starts again, too slowly, has not ended.
+            reasons = {"failed before", *(("unhealthy",) if kind.started_again else ())}
             for victim in victims - back():
                 address = victim.rpartition("-")[0].replace("-replica-", "/replica/")
                 heals = [
@@ -158,12 +161,8 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
                     for line in stack.journal()
                     if line["kind"] == "heal" and line["address"] == address
                 ]
-                assert heals[-1:] == ["failed before"], address
-                until(
-                    "it is printed",
-                    lambda about=address: f"{about}  start-replica: done" in reconciler.output,
-                    within_s=5,
-                )
+                assert heals[-1] in reasons, address
+                until("it is printed", partial(printed, reconciler, address), within_s=5)
     served = stack.served_by(reply.id for reply in (*replies, *load.replies))
     with step("only streams broke, and only those that the killed ones were answering"):
         for reply in (*replies, *load.failures):
@@ -181,6 +180,11 @@ def test_4_killed_replicas_are_routed_around_and_replaced(settled: Stack, kind: 
         assert not {path for path in shared if path.exists()} - stack.shared_memory()
     with step("nothing is left to do"):
         stack.enova("diff", str(stack.file), expect=OK)
+
+
+def printed(reconciler: Reconciler, address: str) -> bool:
+    """Whether it has told of a new replica at this address."""
+    return f"{address}  start-replica: done" in reconciler.output
 
 
 def test_5_replicas_follow_the_load_without_a_failed_request(settled: Stack, kind: Kind) -> None:
@@ -250,7 +254,9 @@ def follow_the_load(stack: Stack, kind: Kind) -> None:
     with step("the journal says why, with the numbers it was decided on"):
         decided = [line["detail"] for line in journal if line["kind"] == "decision"]
         assert decided[0]["replicas"] > least
-        assert decided[0]["inputs"]["arrival_rate"] > usual
+        # By the mean of 30 s, or that of 10 s where that shows a jump before.
+        rates = (decided[0]["inputs"].get(f"{mean}arrival_rate", 0.0) for mean in ("", "recent_"))
+        assert max(rates) > usual
         assert decided[-1]["replicas"] == least
         assert decided[-1]["inputs"]["arrival_rate"] < high
 

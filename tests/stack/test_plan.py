@@ -238,6 +238,22 @@ def test_a_changed_gateway_is_changed_in_place() -> None:
     assert [a.do.kind for a in made.actions] == ["change-gateway"]
 
 
+def test_a_gateway_or_monitor_edited_by_hand_is_replaced_the_old_one_first() -> None:
+    ask = asked()
+    there = world(ask, *running(ask, 0, 1))
+    edited = tuple(replace(one, tampered=("it publishes other ports",)) for one in there.components)
+    made = planned(ask, replace(there, components=edited), record=recorded(ask), before=ask)
+    assert reasons(made) == [
+        ("gateway", "+", "drifted"),
+        ("monitoring/prometheus", "+", "drifted"),
+    ]
+    assert {change.detail for change in made.changes} == {"it publishes other ports"}
+    kinds = [a.do.kind for a in made.actions]
+    assert kinds == ["stop-gateway", "start-gateway", "stop-monitor", "start-monitor"]
+    for start in (a for a in made.actions if a.do.kind.startswith("start-")):
+        assert start.after
+
+
 def test_a_protected_service_is_not_removed_and_the_rest_is_shown() -> None:
     ask = asked()
     record = replace(recorded(ask), protected=("chat",))

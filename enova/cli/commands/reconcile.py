@@ -40,9 +40,17 @@ def command(
     from enova.services.reconciler.sources import SignalReader
     from enova.workflows.wiring import open_named
 
-    here = open_named(options.surroundings(), target, env=env)
+    surroundings, stop = options.surroundings(), StopFlag()
+    here = open_named(surroundings, target, env=env)
     if here.state.read().document is None:
-        raise Refused(f"{here.state.stack} is not applied. Run: enova apply")
+        with stopping_on_signals(stop) as begun:
+            begun()
+            applied = not once and loop.await_applied(here, stop=stop, interval_s=interval_s)
+        if stop.requested:
+            return OK
+        if not applied:
+            raise Refused(f"{here.state.stack} is not applied. Run: enova apply")
+        here = open_named(surroundings, target, env=env)
     view = Reconciling(output, clock=here.clock, verbose=verbose)
     parts = loop.Parts(
         signals=SignalReader(here),
@@ -50,7 +58,6 @@ def command(
         tell=view.report,
         housekeeping=here.driver.tend,
     )
-    stop = StopFlag()
     with stopping_on_signals(stop) as begun:
         begun()
         if once:

@@ -109,10 +109,11 @@ def _succeeded(ending: Ending) -> list[Line]:
     lines = [Line(f"Applied {named}: {_steps(len(outcome.done))} done.", "green")]
     lines += [Line(), *_how_to_reach(made), Line()]
     words = f"{made.stack} --env {made.env}" if made.env else made.stack
-    rows = [
-        ("see how it does", f"enova status {words}"),
-        ("keep it at its spec", f"enova reconcile {words}"),
-    ]
+    rows = [("see how it does", f"enova status {words}")]
+    if made.reconciled:
+        rows.append(("what keeps it at its spec says", f"enova logs reconciler {words}"))
+        return [*lines, *(Line(text) for text in columns(rows, indent="  "))]
+    rows.append(("keep it at its spec", f"enova reconcile {words}"))
     if made.sources and made.sources[0] != STDIN:
         spec = " ".join([made.sources[0], *([f"--env {made.env}"] if made.env else [])])
         rows.append(("", f"enova render {spec} --out FOLDER  (writes a systemd unit for it)"))

@@ -106,6 +106,7 @@ def status_document(now: Status, stack: str, env: str) -> Mapping[str, object]:
         "signals": plain(now.signals),
         "goals": plain(now.goals),
         "lease": plain(now.lease),
+        "reconciler": _keeper_document(now),
         "recent": plain(now.recent),
     }
 
@@ -133,19 +134,51 @@ def status_lines(now: Status, stack: str, env: str) -> list[Line]:
             f"  {component.address}",
             component.state.value,
             component.endpoint or "",
-            component.exit_reason or "",
+            component.exit_reason or "; ".join(component.tampered),
         )
         for component in now.observed.components
     ]
     lines += [Line(text) for text in columns(rows)]
     if not any(c.address == "gateway" for c in now.observed.components):
         lines.append(Line("  gateway  does not run", "red"))
+    lines.append(_keeper(now, stack, env))
     if now.record.monitors_stopped:
         words = f"{stack} --env {env}" if env else stack
         lines.append(Line(f"  monitoring  stopped; start it with: enova mon start {words}"))
     for host in now.observed.unreachable_hosts:
         lines.append(Line(f"{host} does not answer: what runs there is unknown.", "yellow"))
     return [*lines, *_recent(now.recent)]
+
+
+def _keeper(now: Status, stack: str, env: str) -> Line:
+    """Who reconciles, and from where."""
+    keeper = now.keeper
+    if keeper is None:
+        words = f"{stack} --env {env}" if env else stack
+        text = f"  nobody reconciles it; start that with: enova reconcile {words}"
+        return Line(text, "yellow")
+    ago = format_duration(max(0.0, now.at - keeper.at))
+    where = next((c.id for c in now.observed.components if c.id == keeper.holder.host), None)
+    who = f"container {where}" if where is not None else str(keeper.holder)
+    if keeper.is_silent(now.at):
+        return Line(f"  reconciled by {who}, which has not looked for {ago}", "red")
+    problem = f": {keeper.problem}" if keeper.problem else ""
+    return Line(f"  reconciled by {who}, last look {ago} ago{problem}", "yellow" if problem else "")
+
+
+def _keeper_document(now: Status) -> Mapping[str, object] | None:
+    keeper = now.keeper
+    if keeper is None:
+        return None
+    return {
+        "host": keeper.holder.host,
+        "pid": keeper.holder.pid,
+        "user": keeper.holder.user,
+        "looked_at": keeper.at,
+        "interval_s": keeper.interval_s,
+        "problem": keeper.problem,
+        "silent": keeper.is_silent(now.at),
+    }
 
 
 def _lease(now: Status) -> str:

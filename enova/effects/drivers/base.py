@@ -35,7 +35,8 @@ class Driver(Protocol):
         ...
 
     def runs_monitors(self) -> frozenset[str]:
-        """Names of the monitors that the target can run now: their program or image is there."""
+        """Names of the monitors that the target can run now: their program or image is there.
+        With ``reconciler`` among them, if it can run that too."""
         ...
 
     def ask_registries(self, references: Collection[str]) -> Mapping[str, ImageAnswer]:

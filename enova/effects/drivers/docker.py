@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import assert_never
 
+from enova.base.address import RECONCILER
 from enova.base.errors import ActionFailed, Refused
 from enova.capacity.inventory import Inventory
 from enova.effects import gateway, hosts
@@ -24,6 +25,7 @@ from enova.effects.drivers.docker_gateway import Gateways
 from enova.effects.drivers.docker_ground import Ground
 from enova.effects.drivers.docker_monitor import Monitors
 from enova.effects.drivers.docker_notes import services_of
+from enova.effects.drivers.docker_reconciler import Reconcilers
 from enova.effects.drivers.docker_replica import Replicas
 from enova.effects.drivers.docker_services import Services
 from enova.effects.drivers.folder import LOG, Folder
@@ -40,9 +42,11 @@ from enova.stack.actions import (
     RemoveStack,
     StartGateway,
     StartMonitor,
+    StartReconciler,
     StartReplica,
     StopGateway,
     StopMonitor,
+    StopReconciler,
     StopReplica,
     WaitServing,
 )
@@ -63,7 +67,12 @@ def open_driver(
         surroundings=environment,
         placed=tuple(host.name for host in pool.hosts),
     )
-    return ComposeDriver(ground, probe=lambda: hosts.probe(pool))
+
+    def machine() -> tuple[int, int]:
+        """The engine's: it is the same whoever asks, also from one of its containers."""
+        return ground.engine.about.cores, ground.engine.about.memory_bytes
+
+    return ComposeDriver(ground, probe=lambda: hosts.probe(pool, machine=machine))
 
 
 class ComposeDriver:
@@ -76,6 +85,7 @@ class ComposeDriver:
         self._replicas = Replicas(ground, self._services)
         self._gateways = Gateways(ground, self._services)
         self._monitors = Monitors(ground, self._services)
+        self._reconcilers = Reconcilers(ground, self._services, sees_gpus=self._sees_gpus)
         self._members = Members(ground, self._gateways.doors)
 
     def inventory(self) -> Inventory:
@@ -89,7 +99,11 @@ class ComposeDriver:
             instances=self._replicas.observe(),
             components=tuple(
                 sorted(
-                    (*self._gateways.observe(), *self._monitors.observe()),
+                    (
+                        *self._gateways.observe(),
+                        *self._monitors.observe(),
+                        *self._reconcilers.observe(),
+                    ),
                     key=lambda component: (component.address, component.id),
                 )
             ),
@@ -97,8 +111,10 @@ class ComposeDriver:
         )
 
     def runs_monitors(self) -> frozenset[str]:
-        """Names of the monitors whose image is here, or can be pulled now."""
-        return self._monitors.runnable
+        """Names of the monitors whose image is here, or can be pulled now; ``reconciler`` if its
+        image is here."""
+        own = {RECONCILER} if self._reconcilers.runnable else set()
+        return self._monitors.runnable | own
 
     def ask_registries(self, references: Collection[str]) -> Mapping[str, ImageAnswer]:
         """What registries say of these images, asked through the engine."""
@@ -153,6 +169,10 @@ class ComposeDriver:
             case StopMonitor(component):
                 self._monitors.stop(action, component)
                 self._write_targets()
+            case StartReconciler() as do:
+                self._reconcilers.start(action, do, progress)
+            case StopReconciler(component):
+                self._reconcilers.stop(action, component)
             case RemoveStack():
                 self._remove(action)
             case unknown:
@@ -174,6 +194,12 @@ class ComposeDriver:
         raise Refused(
             f"there is no output of {instance}. Known: {', '.join(sorted(known)) or 'nothing runs'}"
         )
+
+    def _sees_gpus(self) -> bool:
+        """Whether the pool has GPUs that are there, and not only said to be."""
+        found = self._probe()
+        real = not found.emulated
+        return real and any(d.kind == "gpu" for host in found.hosts for d in host.devices)
 
     def _write_targets(self) -> None:
         self._monitors.write_targets(self._gateways.metrics_endpoints())

@@ -32,6 +32,7 @@ class About:
     version: str
     api: str
     cores: int
+    memory_bytes: int
     system: str
     gpus: bool
     """Whether it has a runtime for NVIDIA's devices."""
@@ -73,6 +74,7 @@ class Engine:
             version=str(version.get("Version")),
             api=str(version.get("ApiVersion")),
             cores=int(info.get("NCPU") or 1),
+            memory_bytes=int(info.get("MemTotal") or 0),
             system=system,
             gpus="nvidia" in (info.get("Runtimes") or {}),
         )
@@ -114,8 +116,11 @@ class Engine:
         with self._asking() as client:
             try:
                 data = client.api.logs(container.id, tail=count)
-            except docker.errors.NotFound:
-                return []
+            except docker.errors.APIError as error:
+                # It is gone, or goes just now.
+                if error.status_code in (404, 409):
+                    return []
+                raise
         return _text(bytes(data)).splitlines()
 
     def follow(self, container: Container, tail: int) -> Iterator[str]:

@@ -132,9 +132,12 @@ class Gateways:
             if meta is None or meta.address != GATEWAY:
                 continue
             name = _current(meta)
-            ended = self._services.ended(folder, seen.by_service.get(name))
+            container = seen.by_service.get(name)
+            ended = self._services.ended(folder, container)
             state = State.EXITED
-            if ended is None:
+            tampered: tuple[str, ...] = ()
+            if ended is None and container is not None:
+                tampered = self._services.tampered(folder, meta, container)
                 ready = self._envoys.admin(folder, name).ready()
                 served = folder.served() is not None
                 state = State.SERVING if ready else State.UNHEALTHY if served else State.STARTING
@@ -147,6 +150,7 @@ class Gateways:
                     state=state,
                     endpoint=meta.endpoint,
                     exit_reason=ended,
+                    tampered=tampered,
                 )
             )
         return tuple(found)

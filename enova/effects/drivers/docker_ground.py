@@ -21,6 +21,7 @@ from enova.effects.drivers.docker_engine import Engine
 from enova.effects.drivers.folder import Folder, folders, read_document
 from enova.effects.gateway import write_document
 from enova.stack.render import compose
+from enova.stack.render.compose_reconciler import INSIDE_VARIABLE
 
 _RANGE = "10.0.0.0/8"
 _FIRST_HOST = 10
@@ -39,6 +40,11 @@ class Ground(ground.Ground):
     envoy: Path | None = None
     placed: tuple[str, ...] = field(default=("local",))
     """The pool's hosts: all of them are this machine."""
+
+    @property
+    def inside(self) -> bool:
+        """Whether this process is in a container of the stack: published ports are not here."""
+        return self.surroundings.get(INSIDE_VARIABLE) == "1"
 
     @property
     def file(self) -> Path:

@@ -140,9 +140,12 @@ class Monitors:
         seen = self._services.seen()
         found = []
         for folder, meta in self._known():
-            ended = self._services.ended(folder, seen.by_service.get(folder.id))
+            container = seen.by_service.get(folder.id)
+            ended = self._services.ended(folder, container)
             state = State.EXITED
-            if ended is None:
+            tampered: tuple[str, ...] = ()
+            if ended is None and container is not None:
+                tampered = self._services.tampered(folder, meta, container)
                 ready = _ready(folder, meta) is Health.OK
                 served = folder.served() is not None
                 state = State.SERVING if ready else State.UNHEALTHY if served else State.STARTING
@@ -153,11 +156,19 @@ class Monitors:
                     digest=meta.digest,
                     fields=meta.fields,
                     state=state,
-                    endpoint=meta.endpoint,
+                    endpoint=self._endpoint(folder, meta),
                     exit_reason=ended,
+                    tampered=tampered,
                 )
             )
         return tuple(found)
+
+    def _endpoint(self, folder: Folder, meta: Meta) -> str:
+        """Where whoever asks reaches it."""
+        name = parse_monitor(meta.address) or ""
+        if not self._ground.inside:
+            return meta.endpoint
+        return f"{addresses_of(meta)[folder.id]}:{WATCHERS[name].port}"
 
     def write_targets(self, gateways: Iterable[tuple[str, str]]) -> None:
         """Bring the target files up to what is there, at the addresses inside."""

@@ -147,6 +147,9 @@ class ProcessDriver:
             case StopMonitor(component):
                 self._monitors.stop(action, component, progress)
                 self._write_targets()
+            case StartReconciler() | StopReconciler():
+                reason = "target process has no reconciler of its own. Run: enova reconcile"
+                raise ActionFailed(action.address, action.do.kind, reason)
             case RemoveStack():
                 self._remove(action)
             case unknown:

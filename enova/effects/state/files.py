@@ -10,7 +10,8 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -21,6 +22,7 @@ from enova.effects.clock import SystemClock
 FOLDER_MODE = 0o700
 FILE_MODE = 0o600
 _RETRY_S = 0.02
+_LONGEST_WRITE_S = 600.0
 
 
 class Files:
@@ -78,7 +80,8 @@ def replace_file(
     The rename happens inside ``while_holding`` after ``confirm`` returned; when either raises,
     the old file stays. Raises ActionFailed when the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}")
+    owner = f"{os.getpid()}@{_pid_namespace()}"
+    temporary = path.with_name(f".{path.name}.{owner}.{os.urandom(4).hex()}")
     try:
         descriptor = os.open(
             temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE
@@ -103,11 +106,30 @@ def replace_file(
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that killed writers left in the folder."""
+    """Remove temporary files that killed writers left in the folder.
+
+    A writer in a container is not among the processes seen here, nor the other way round: its
+    file is let be for longer than any write takes.
+    """
+    now = SystemClock().now()
     for leftover in folder.glob(".*.json.*"):
-        owner = leftover.name.split(".")[-2]
-        if owner.isdigit() and not psutil.pid_exists(int(owner)):
-            leftover.unlink(missing_ok=True)
+        pid, _, where = leftover.name.split(".")[-2].partition("@")
+        with suppress(FileNotFoundError):
+            if where == _pid_namespace():
+                killed = pid.isdigit() and not psutil.pid_exists(int(pid))
+            else:
+                killed = now - leftover.stat().st_mtime > _LONGEST_WRITE_S
+            if killed:
+                leftover.unlink()
+
+
+@cache
+def _pid_namespace() -> str:
+    """Which processes this one sees, as a number; "" where there is only one such set."""
+    try:
+        return Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    except OSError:
+        return ""
 
 
 def private_folder(folder: Path) -> Path:

@@ -121,6 +121,11 @@ class StateDir:
         return self.folder / "memory.json"
 
     @property
+    def keeper_file(self) -> Path:
+        """Who reconciles, as of its last look (``state.keeper``)."""
+        return self.folder / "reconciler.json"
+
+    @property
     def run_folder(self) -> Path:
         """What belongs to running processes; the process driver's own."""
         return self.folder / "run"
@@ -227,6 +232,7 @@ class StateDir:
         with fence.guard():
             self._files.remove(self.record_file)
             self._files.remove(self.memory_file)
+            self._files.remove(self.keeper_file)
             if self.history_folder.exists():
                 shutil.rmtree(self.history_folder)
             remove_leftovers(self.folder)

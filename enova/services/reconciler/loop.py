@@ -10,11 +10,14 @@ ends only the tick or what failed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
 from enova.base.errors import EnovaError
 from enova.effects.execute import StopFlag
+from enova.effects.state.keeper import Keeper, leave, write_keeper
+from enova.effects.state.lease import this_process
 from enova.policy.scaling import Decision
 from enova.services.reconciler.capacity import capacity_tables
 from enova.services.reconciler.memory import read_memory, write_memory
@@ -28,6 +31,8 @@ from enova.stack.plan import Ask, Plan
 from enova.workflows.wiring import Gathered, Site, ask_of, gather, site
 
 INTERVAL_S = RECONCILE_INTERVAL_S
+FIRST_APPLY_LOOK_S = 1.0
+COMMAND = "enova reconcile"
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,22 @@ class Parts:
     """Run once a tick: rotating the gateway's log."""
 
 
+def await_applied(here: Site, *, stop: StopFlag, interval_s: float = INTERVAL_S) -> bool:
+    """Wait for the end of a first apply, of which this reconciler may be the last step: before that
+    nobody knows the pool. Whether something is applied then."""
+    news: SimpleQueue[bool] = SimpleQueue()
+    stop.listen(lambda: news.put(True))
+    waits = Report(problem="it is being applied for the first time")
+    record = here.state.read()
+    while record.document is None and record.applying and not stop.requested:
+        _note(here, waits, interval_s=interval_s)
+        here.clock.take(news, min(interval_s, FIRST_APPLY_LOOK_S))
+        record = here.state.read()
+    if record.document is None:
+        leave(here.state, this_process(COMMAND))
+    return record.document is not None
+
+
 def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVAL_S) -> None:
     """Tick until told to stop or the stack is gone. What runs then ends its present steps."""
     news: SimpleQueue[bool] = SimpleQueue()
@@ -68,7 +89,9 @@ def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVA
                 parts.tell(report)
             ended = report.ended
             if not ended:
+                _note(here, report, interval_s=interval_s)
                 _wait(here, work, news, stop=stop, interval_s=interval_s)
+    leave(here.state, this_process(COMMAND))
     last = _with_ended(Report(), work)
     if last.result is not None:
         parts.tell(last)
@@ -131,9 +154,16 @@ def _at_its_pool(here: Site) -> Site:
     return site(here.surroundings, here.state.stack, env=here.state.env, pool=applied.spec.pool)
 
 
+def _note(here: Site, report: Report, *, interval_s: float) -> None:
+    """That this one looks after the stack. A disk that refuses ends no tick for that."""
+    holder = this_process(COMMAND)
+    with suppress(EnovaError):
+        write_keeper(here.state, Keeper(holder, here.clock.now(), interval_s, report.problem))
+
+
 def _leave_nothing(here: Site) -> None:
     """Remove what a tick wrote while the stack was destroyed beside it."""
-    lease = here.lease("enova reconcile")
+    lease = here.lease(COMMAND)
     with lease.acquire() as held:
         if here.state.read().serial == 0:
             here.state.forget(held)

@@ -219,7 +219,7 @@ def _of_file(document: Document, services: Document) -> Iterator[tuple[str, str,
         yield "", "C16", "the network inside has no subnet of its own"
     for name, value in services.items():
         service = _map(value)
-        monitors = _map(service.get("labels")).get("enova.kind") == "monitor"
+        monitors = _map(service.get("labels")).get("enova.kind") in ("monitor", "reconciler")
         for device in _devices(service):
             ids = _list(device.get("device_ids"))
             holders.update(map(str, ids))

@@ -19,6 +19,7 @@ from enova.stack.resources import (
     KeyReference,
     MonitorResource,
     Needs,
+    ReconcilerResource,
     ReplicaTemplate,
     Route,
     Scalar,
@@ -147,13 +148,18 @@ def reconciler(project: Project = PROJECT) -> tuple[str, Document]:
     return "reconciler-5d5d5d", compose_reconciler.reconciler(
         project,
         component="reconciler-5d5d5d",
+        resource=ReconcilerResource(
+            images.program_image("enova").reference,
+            variables=("HF_TOKEN",),
+            files=("/run/secrets/ops",),
+            folders=("/etc/enova/tls",),
+        ),
         ip=f"{project.subnet.rpartition('.')[0]}.11",
-        image=images.program_image("enova").reference,
         apply="5d5d5d",
         root="/home/ops/.local/state/enova",
         folder="/home/ops/.local/state/enova/shop.prod",
         socket_group=998,
-        secrets={"HF_TOKEN": SecretRef(env="HF_TOKEN")},
+        gpus=True,
     )
 
 
