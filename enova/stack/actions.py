@@ -157,7 +157,12 @@ class StopReconciler:
 
 @dataclass(frozen=True)
 class RemoveStack:
-    """Remove every file of the stack on the target except the journal."""
+    """Remove every file of the stack on the target except the journal.
+
+    ``models``: also the volume of downloaded models, where the target has one.
+    """
+
+    models: bool = False
 
     kind: Literal["remove-stack"] = "remove-stack"
 

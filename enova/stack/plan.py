@@ -20,7 +20,7 @@ from enova.capacity.sizing.from_spec import goals_of
 from enova.spec.lock import LockedImage
 from enova.spec.model import Spec
 from enova.stack import desired, edges
-from enova.stack.actions import Action
+from enova.stack.actions import Action, RemoveStack
 from enova.stack.changes import (
     TAKES,
     Change,
@@ -103,6 +103,8 @@ class Inputs:
     whole stack, of which that part stays stopped when the record says so."""
     intents: Intents = field(default_factory=Intents)
     under_way: UnderWay = field(default_factory=UnderWay)
+    remove_models: bool = False
+    """When everything ends: downloaded models too."""
     by_reconciler: bool = False
     """The reconciler asks: the plan leaves its own container alone, in whatever state it is."""
     spec_digest: str = ""
@@ -207,6 +209,13 @@ class Plan:
     schema: int = SCHEMA
 
     @property
+    def removes_models(self) -> bool:
+        """Whether it takes downloaded models away too."""
+        return any(
+            isinstance(action.do, RemoveStack) and action.do.models for action in self.actions
+        )
+
+    @property
     def is_empty(self) -> bool:
         """True when nothing differs: the one place that decides it."""
         return not self.changes and not self.actions
@@ -273,6 +282,7 @@ def plan(inputs: Inputs) -> Plan:
     draft.notes += _monitoring_notes(inputs)
     cost = _cost(draft)
     ask = inputs.ask
+    configured = ask or inputs.recorded
     return Plan(
         stack=inputs.stack,
         env=inputs.env,
@@ -287,7 +297,7 @@ def plan(inputs: Inputs) -> Plan:
         # Those of the plan that was shown are among the inputs of the one carried out.
         notes=tuple(dict.fromkeys(draft.notes)),
         emulated=ask is not None and any(choice.emulated for choice in ask.choices.values()),
-        target=ask.spec.pool.target if ask else "process",
+        target=configured.spec.pool.target if configured else "process",
         destroys=ask is None,
         next_document=ask.document if ask else None,
         next_choices={name: plain(choice) for name, choice in ask.choices.items()} if ask else {},
@@ -325,7 +335,9 @@ def _add_all(draft: _Draft) -> None:
     if inputs.ask is None and (
         draft.graph.actions or inputs.observed.components or inputs.record.serial
     ):
-        schedule_destroyed_components(draft.graph, (gateway, *monitors), drain_s=DESTROY_DRAIN_S)
+        schedule_destroyed_components(
+            draft.graph, (gateway, *monitors), drain_s=DESTROY_DRAIN_S, models=inputs.remove_models
+        )
 
 
 def _unnoted(draft: _Draft) -> list[Change]:

@@ -328,9 +328,12 @@ def schedule_reconciler(
 
 
 def schedule_destroyed_components(
-    graph: Graph, differences: Sequence[ComponentDifference], *, drain_s: float
+    graph: Graph, differences: Sequence[ComponentDifference], *, drain_s: float, models: bool
 ) -> None:
-    """Stop gateway and monitors after every replica went, then remove the stack's files."""
+    """Stop gateway and monitors after every replica went, then remove the stack's files.
+
+    ``models``: downloaded models too.
+    """
     after = tuple(action.id for action in graph.actions)
     stops = []
     for difference in differences:
@@ -340,7 +343,7 @@ def schedule_destroyed_components(
                 stops.append(_stop_component(graph, old, cause=cause, after=after, drain_s=drain_s))
     graph.add(
         addresses.STACK,
-        RemoveStack(),
+        RemoveStack(models),
         cause="destroyed",
         group=addresses.STACK,
         after=(*after, *stops),

@@ -7,8 +7,9 @@ from enova.stack.plan import plan as make_plan
 from enova.workflows.wiring import Site, gather
 
 
-def plan_destroy(here: Site) -> Plan:
-    """Plan the end of a stack; empty when nothing of it is there."""
+def plan_destroy(here: Site, *, models: bool = False) -> Plan:
+    """Plan the end of a stack; empty when nothing of it is there. ``models``: those it downloaded
+    too, where the target keeps them in a volume of its own."""
     seen = gather(here)
     return make_plan(
         Inputs(
@@ -20,5 +21,7 @@ def plan_destroy(here: Site) -> Plan:
             observed=seen.observed,
             inventory=seen.inventory,
             monitors=seen.monitors,
+            remove_models=models,
+            notes=("the models it downloaded are removed too",) if models else (),
         )
     )

@@ -95,6 +95,7 @@ def inputs_again(here: Site, saved: Plan, seen: Gathered, ask: Ask | None) -> In
         demands=saved.demands,
         locked_images=saved.locked_images,
         monitoring=saved.monitoring,
+        remove_models=saved.removes_models,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from enova.base.errors import ActionFailed, Refused
 from enova.base.secret import SecretRef
-from enova.effects.drivers import docker_call, ports
+from enova.effects.drivers import docker_call, docker_container, ports
 from enova.effects.drivers.docker_services import Services
 from enova.stack.actions import (
     ChangeGateway,
@@ -383,6 +383,16 @@ def test_a_move_cut_short_is_finished_by_the_next_change(
     assert len(containers) == 1
     world.do("gateway", StopGateway(GATE, 0.0))
     world.do("stack", RemoveStack())
+    assert world.docker.belongings(world.project) == []
+
+
+def test_downloaded_models_stay_unless_they_are_to_go(world: World) -> None:
+    label = f"{docker_container.PROJECT}={world.project}"
+    name = f"{world.project}_models"
+    world.docker.docker("volume", "create", "--label", label, name)
+    world.do("stack", RemoveStack())
+    assert world.docker.belongings(world.project) == [f"volume {name}"]
+    world.do("stack", RemoveStack(models=True))
     assert world.docker.belongings(world.project) == []
 
 

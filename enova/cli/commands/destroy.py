@@ -13,7 +13,10 @@ from enova.cli import options
 @options.yes
 @options.wait
 @options.output("text", "json")
-def command(target: str, env: str, yes: bool, wait_s: float, output: str) -> int:
+@click.option(
+    "--models", is_flag=True, help="Also remove the volume of downloaded models (target compose)."
+)
+def command(target: str, env: str, yes: bool, wait_s: float, output: str, models: bool) -> int:
     """Stop everything of a stack and remove its files. The journal stays.
 
     Open requests are given time to end. Without --yes the stack's name must be typed.
@@ -26,7 +29,7 @@ def command(target: str, env: str, yes: bool, wait_s: float, output: str) -> int
     from enova.workflows.wiring import open_named
 
     here = open_named(options.surroundings(), target, env=env)
-    made = plan_destroy(here)
+    made = plan_destroy(here, models=models)
     if output == "text":
         put_plan(made, "text")
     if made.is_empty:

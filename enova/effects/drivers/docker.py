@@ -173,8 +173,8 @@ class ComposeDriver:
                 self._reconcilers.start(action, do, progress)
             case StopReconciler(component):
                 self._reconcilers.stop(action, component)
-            case RemoveStack():
-                self._remove(action)
+            case RemoveStack(models):
+                self._remove(action, models=models)
             case unknown:
                 assert_never(unknown)
 
@@ -211,9 +211,9 @@ class ComposeDriver:
         names = services_of(meta) if meta is not None else {}
         return next((by_service[n] for n in sorted(names, reverse=True) if n in by_service), None)
 
-    def _remove(self, action: Action) -> None:
+    def _remove(self, action: Action, *, models: bool) -> None:
         """Remove networks, every file below ``run``, and containers that nothing there accounts
-        for. Volumes stay: they hold downloaded models."""
+        for. The volume stays unless ``models``: it holds what was downloaded."""
         ground, services = self._ground, self._services
         seen = services.seen()
         running = []
@@ -227,6 +227,8 @@ class ComposeDriver:
             raise ActionFailed(action.address, "remove", f"{names} still runs")
         for container in (*seen.by_service.values(), *seen.orphans):
             ground.engine.remove(container)
+        if models:
+            ground.engine.remove_volumes(ground.project_name)
         if not ground.run.exists():
             return
         for network in ground.engine.networks():

@@ -20,7 +20,7 @@ import docker.errors
 
 from enova.base.errors import Refused, Unreachable
 from enova.effects.drivers import docker_container, docker_endpoint
-from enova.effects.drivers.docker_container import Container
+from enova.effects.drivers.docker_container import PROJECT, Container
 
 _TIMEOUT_S = 60
 
@@ -211,6 +211,14 @@ class Engine:
         """Remove it. A missing one is removed."""
         with self._asking() as client, contextlib.suppress(docker.errors.NotFound):
             client.api.remove_network(network.id)
+
+    def remove_volumes(self, project: str) -> None:
+        """Remove the volumes of a Compose project, with what is in them."""
+        with self._asking() as client:
+            found = client.api.volumes(filters={"label": f"{PROJECT}={project}"})
+            for volume in found["Volumes"] or ():
+                with contextlib.suppress(docker.errors.NotFound):
+                    client.api.remove_volume(volume["Name"])
 
     @contextmanager
     def _asking(self, *, timeout_s: int | None = _TIMEOUT_S) -> Iterator[docker.DockerClient]:
