@@ -40,7 +40,7 @@ def get(world: World, path: str) -> str:
 
 
 def test_the_emulator_serves_and_ends(world: World) -> None:
-    world.start(ID, ("max-model-len", 1024), engine="emulator", executable="")
+    world.start(ID, ("max-model-len", 1024), engine="emulator", engine_version="1", executable="")
     world.wait(ID)
     assert world.seen().state is State.SERVING
     assert "vllm:num_requests_running" in get(world, "/metrics")
@@ -49,7 +49,7 @@ def test_the_emulator_serves_and_ends(world: World) -> None:
 
 
 def test_what_the_emulator_refuses_is_named(world: World) -> None:
-    world.start(ID, ("max-num-seqs", "many"), engine="emulator", executable="")
+    world.start(ID, ("max-num-seqs", "many"), engine="emulator", engine_version="1", executable="")
     with pytest.raises(ActionFailed, match=r"--max-num-seqs.*many"):
         world.wait(ID)
 

@@ -45,6 +45,24 @@ def test_a_missing_part_skips_with_the_reason(
 
 
 @pytest.mark.parametrize(
+    ("part", "error"),
+    [
+        ("docker compose", pytest.skip.Exception),
+        ("image vllm", pytest.skip.Exception),
+        ("vllm", pytest.fail.Exception),
+        ("prometheus", pytest.fail.Exception),
+    ],
+)
+def test_without_an_engine_only_what_needs_containers_is_skipped(
+    monkeypatch: pytest.MonkeyPatch, part: str, error: type[BaseException]
+) -> None:
+    monkeypatch.setenv("ENOVA_REQUIRE_REAL", "1")
+    monkeypatch.setenv("ENOVA_WITHOUT_CONTAINERS", "1")
+    with pytest.raises(error, match=f"no {part}: gone"):
+        real.unavailable(part, "gone")
+
+
+@pytest.mark.parametrize(
     ("text", "reason"),
     [
         ('{"vllm": {"path": null, "version": null, "reason": "no wheel"}}', "no wheel"),
