@@ -21,11 +21,11 @@ from enova.stack.record import Record
 from enova.workflows.wiring import Site, gather
 
 Verdict = Literal["met", "missed", "not known", "not measured"]
-"""``not known``: no number now. ``not measured``: no signal says it, ever."""
+"""``not known``: no number now. ``not measured``: none of the signals read here says it, ever."""
 
 METRICS = ("ttft", "tpot", "itl", "e2e")
 NO_SIGNAL = {
-    "tpot": "engines report the gaps between tokens (ITL), not a request's mean",
+    "tpot": "the reconciler reads the gaps between tokens (ITL); dashboards and alerts have it",
     "attainment": "engines report each latency by itself, not which requests are within all",
 }
 
