@@ -18,7 +18,6 @@ from enova.base.address import parse_monitor
 from enova.base.errors import ActionFailed
 from enova.capacity.catalog import images
 from enova.effects.drivers import docker_images, monitor_files, monitor_targets, ports, probe
-from enova.effects.drivers.docker_container import Container
 from enova.effects.drivers.docker_ground import Ground
 from enova.effects.drivers.docker_notes import addresses_of, with_service
 from enova.effects.drivers.docker_services import Services
@@ -31,7 +30,6 @@ from enova.stack.actions import Action, ChangeMonitor, StartMonitor
 from enova.stack.observed import Component, State
 from enova.stack.render import compose, compose_monitors, monitors, prometheus
 from enova.stack.render.compose_monitors import WATCHERS
-from enova.stack.render.compose_parts import INSIDE
 from enova.stack.render.monitors import MonitorPlaces
 from enova.stack.resources import MonitorResource
 
@@ -39,7 +37,6 @@ Progress = Callable[[str], None]
 
 READY_S = 60.0
 STOP_GRACE_S = 20.0
-_LOOK_S = 0.1
 _PROBE_S = 2.0
 _EVERYWHERE = ("0.0.0.0", "::")  # noqa: S104
 
@@ -209,7 +206,6 @@ class Monitors:
             image=wanted.image or images.program_image(wanted.name).reference,
             apply=folder.id.rpartition("-")[2],
         )
-        service["networks"] = _known_as(service["networks"], wanted.name)
         return with_service(meta, folder.id, service, ip)
 
     def _places(self, action: Action, wanted: MonitorResource) -> MonitorPlaces:
@@ -242,21 +238,13 @@ class Monitors:
         return path.read_text()
 
     def _await_ready(self, folder: Folder, meta: Meta, action: Action) -> None:
-        clock = self._ground.clock
-        end = clock.monotonic() + READY_S
-        reason = f"it did not get ready within {READY_S:.0f} s"
-        container: Container | None = None
-        while clock.monotonic() < end:
-            container = self._services.find(folder.id)
-            ended = self._services.ended(folder, container)
-            if ended is not None:
-                reason = ended
-                break
-            if _ready(folder, meta) is Health.OK:
-                return
-            clock.sleep(_LOOK_S)
-        lines = self._services.lines(container, TAIL_LINES) if container is not None else []
-        raise ActionFailed(action.address, "start", reason, lines)
+        self._services.await_true(
+            lambda: _ready(folder, meta) is Health.OK,
+            folder,
+            action,
+            within_s=READY_S,
+            otherwise="it did not get ready",
+        )
 
     def _config(self, wanted: MonitorResource) -> Path:
         return self._ground.monitor(wanted.name) / "config"
@@ -279,9 +267,3 @@ def _ready(folder: Folder, meta: Meta) -> Health:
     path = "/metrics" if watcher.metrics is not None else monitors.PROGRAMS[name].ready
     host = addresses_of(meta)[folder.id]
     return probe.health(host, watcher.metrics_port, path=path, timeout_s=_PROBE_S)
-
-
-def _known_as(networks: object, name: str) -> dict[str, object]:
-    """Networks with one more name for it inside."""
-    assert isinstance(networks, dict)
-    return {**networks, INSIDE: {**networks[INSIDE], "aliases": [name]}}

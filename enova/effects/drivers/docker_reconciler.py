@@ -12,11 +12,10 @@ from collections.abc import Callable
 from enova.base.address import RECONCILER
 from enova.base.errors import ActionFailed
 from enova.base.secret import SecretRef
-from enova.effects.drivers.docker_container import Container
 from enova.effects.drivers.docker_ground import Ground
 from enova.effects.drivers.docker_notes import with_service
 from enova.effects.drivers.docker_services import Services
-from enova.effects.drivers.folder import TAIL_LINES, Folder, Meta, check_same, folders
+from enova.effects.drivers.folder import Folder, Meta, check_same, folders
 from enova.effects.state.keeper import Keeper, read_keeper
 from enova.effects.state.store import StateDir
 from enova.stack import reconciling
@@ -29,7 +28,6 @@ Progress = Callable[[str], None]
 
 READY_S = 60.0
 """From its container to its first look: importing, and asking the engine."""
-_LOOK_S = 0.2
 
 
 class Reconcilers:
@@ -160,21 +158,13 @@ class Reconcilers:
 
     def _await_look(self, folder: Folder, action: Action) -> None:
         """Wait until it looked once. What it saw then is its own affair, and in its output."""
-        clock = self._ground.clock
-        end = clock.monotonic() + READY_S
-        reason = f"it did not look after the stack within {READY_S:.0f} s"
-        container: Container | None = None
-        while clock.monotonic() < end:
-            container = self._services.find(folder.id)
-            ended = self._services.ended(folder, container)
-            if ended is not None:
-                reason = ended
-                break
-            if self._looks(folder.id):
-                return
-            clock.sleep(_LOOK_S)
-        lines = self._services.lines(container, TAIL_LINES) if container is not None else []
-        raise ActionFailed(action.address, "start", reason, lines)
+        self._services.await_true(
+            lambda: self._looks(folder.id),
+            folder,
+            action,
+            within_s=READY_S,
+            otherwise="it did not look after the stack",
+        )
 
     def _looks(self, component: str) -> bool:
         note = self._note_of(component)

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from enova.base.digest import digest
 from enova.base.errors import ActionFailed
-from enova.capacity.catalog import images
 from enova.effects.clock import Clock
 from enova.effects.drivers import docker_container, serving
 from enova.effects.drivers.docker_container import (
@@ -41,12 +40,8 @@ from enova.effects.drivers.folder import (
 from enova.stack.actions import Action, StartReplica
 from enova.stack.observed import Instance, Placement, State
 from enova.stack.render import compose
-from enova.stack.resources import ReplicaTemplate
 
 Progress = Callable[[str], None]
-
-CACHE = "models"
-"""The project's volume for downloaded models and compiled code. It outlives the stack."""
 
 KEPT_LINES = 2000
 """Of the output of a failed instance that was removed."""
@@ -174,7 +169,6 @@ class Replicas:
     def _meta(self, action: Action, do: StartReplica, project: compose.Project, ip: str) -> Meta:
         """Everything to be noted before the container is made."""
         template = do.template
-        emulated = template.engine == "emulator"
         try:
             service = compose.replica(
                 project,
@@ -183,11 +177,9 @@ class Replicas:
                 template=template,
                 placement=do.placement,
                 ip=ip,
-                image=image_of(template),
+                image=compose.engine_image(template),
                 apply=do.instance.rpartition("-")[2],
-                cache=None if emulated else CACHE,
-                # An emulator rehearses on devices that may not be there.
-                reserve=not emulated,
+                cache=compose.cache_of(template),
             )
         except ValueError as error:
             raise ActionFailed(action.address, "start", str(error)) from error
@@ -218,13 +210,6 @@ class Replicas:
         if (folder.path / META).exists():
             shutil.copy(folder.path / META, kept / META)
         forget_old(ground.last)
-
-
-def image_of(template: ReplicaTemplate) -> str:
-    """The image of an engine: the spec's, else the catalog's. Raises ValueError without one."""
-    if template.image is not None:
-        return template.image
-    return images.engine_image(template.engine, template.engine_version).reference
 
 
 @dataclass

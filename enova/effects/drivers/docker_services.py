@@ -25,13 +25,15 @@ from enova.effects.drivers.docker_container import (
 )
 from enova.effects.drivers.docker_ground import Ground
 from enova.effects.drivers.docker_notes import Notes, secret_names, services_of
-from enova.effects.drivers.folder import Folder, Meta, read_document
+from enova.effects.drivers.folder import TAIL_LINES, Folder, Meta, read_document
 from enova.effects.gateway import write_document
+from enova.stack.actions import Action
 from enova.stack.render import compose
 
 Document = compose.Document
 Progress = Callable[[str], None]
 
+_LOOK_S = 0.1
 _SHORTEST_SECRET = 4
 _MADE, _FAILED = "made.json", "failed.json"
 _CAUSE_LINES = 200
@@ -104,6 +106,32 @@ class Services:
         return docker_container.differences(
             container, facts, secret=secret_names(meta, container.service)
         )
+
+    def await_true(
+        self,
+        ready: Callable[[], bool],
+        folder: Folder,
+        action: Action,
+        *,
+        within_s: float,
+        otherwise: str,
+    ) -> None:
+        """Wait until a started component is ready. Raises ActionFailed with its last lines."""
+        clock = self._ground.clock
+        end = clock.monotonic() + within_s
+        reason = f"{otherwise} within {within_s:.0f} s"
+        container: Container | None = None
+        while clock.monotonic() < end:
+            container = self.find(folder.id)
+            ended = self.ended(folder, container)
+            if ended is not None:
+                reason = ended
+                break
+            if ready():
+                return
+            clock.sleep(_LOOK_S)
+        lines = self.lines(container, TAIL_LINES) if container is not None else []
+        raise ActionFailed(action.address, "start", reason, lines)
 
     def lines(self, container: Container, count: int) -> list[str]:
         """The last lines of its output, its secrets blanked out."""

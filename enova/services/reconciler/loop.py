@@ -10,7 +10,6 @@ ends only the tick or what failed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 
@@ -68,7 +67,7 @@ def await_applied(here: Site, *, stop: StopFlag, interval_s: float = INTERVAL_S)
     waits = Report(problem="it is being applied for the first time")
     record = here.state.read()
     while record.document is None and record.applying and not stop.requested:
-        _note(here, waits, interval_s=interval_s)
+        _noted(here, waits, interval_s=interval_s)
         here.clock.take(news, min(interval_s, FIRST_APPLY_LOOK_S))
         record = here.state.read()
     if record.document is None:
@@ -85,11 +84,12 @@ def run(here: Site, parts: Parts, *, stop: StopFlag, interval_s: float = INTERVA
         while not (stop.requested or ended):
             here = _at_its_pool(here)
             report = _with_ended(_look(here, parts, work), work)
+            if not report.ended:
+                report = _noted(here, report, interval_s=interval_s)
             with work.speaking:
                 parts.tell(report)
             ended = report.ended
             if not ended:
-                _note(here, report, interval_s=interval_s)
                 _wait(here, work, news, stop=stop, interval_s=interval_s)
     leave(here.state, this_process(COMMAND))
     last = _with_ended(Report(), work)
@@ -154,11 +154,15 @@ def _at_its_pool(here: Site) -> Site:
     return site(here.surroundings, here.state.stack, env=here.state.env, pool=applied.spec.pool)
 
 
-def _note(here: Site, report: Report, *, interval_s: float) -> None:
-    """That this one looks after the stack. A disk that refuses ends no tick for that."""
-    holder = this_process(COMMAND)
-    with suppress(EnovaError):
-        write_keeper(here.state, Keeper(holder, here.clock.now(), interval_s, report.problem))
+def _noted(here: Site, report: Report, *, interval_s: float) -> Report:
+    """The report, after noting that this one looks after the stack. A disk that refuses that ends
+    no tick: it is one more problem to report."""
+    keeper = Keeper(this_process(COMMAND), here.clock.now(), interval_s, report.problem)
+    try:
+        write_keeper(here.state, keeper)
+    except EnovaError as error:
+        return replace(report, problem="; ".join(filter(None, (report.problem, str(error)))))
+    return report
 
 
 def _leave_nothing(here: Site) -> None:
